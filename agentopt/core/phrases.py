@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
@@ -23,6 +24,13 @@ def plain_number(number: float, separator: str = "") -> str:
     """
     text = f"{Decimal(f'{number:.10g}'):,f}".replace(",", separator)
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def three_digits(number: float) -> str:
+    """`0.524`, `52,500`, `under 0.001`: three significant digits, without an exponent."""
+    if number < 0.001:
+        return "under 0.001" if number else "0"
+    return plain_number(float(f"{number:.3g}"), ",") if math.isfinite(number) else "infinite"
 
 
 def in_words(words: Iterable[str]) -> str:

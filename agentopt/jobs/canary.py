@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import counted, three_digits
 from agentopt.core.records import Evaluation
 from agentopt.jobs.champion import Champion
 from agentopt.jobs.drift import ALARM, canary_rows, drift_evidence
@@ -116,4 +116,5 @@ def alarm_of(night: Measured) -> str | None:
         return None
     mean = sum(night.scores.values()) / max(len(night.scores), 1)
     drawn = f"{counted(len(night.scores), 'row')} drawn anew: mean score {mean:.3f}"
-    return f"drift: the champion has become worse ({drawn}, evidence {night.evidence:.3g}, an alarm at {ALARM:g})"
+    evidence = f"evidence {three_digits(night.evidence)}, an alarm at {ALARM:g}"
+    return f"drift: the champion has become worse ({drawn}, {evidence})"

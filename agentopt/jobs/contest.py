@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import counted, three_digits
 from agentopt.core.ties import is_higher
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
@@ -89,7 +89,8 @@ class Contest:
         await self._test(baseline)
         ahead, needed = pooled(self._nights(baseline, champion)), 1 / (1 - confidence)
         if (evidence := e_value_above(ahead, 0.0)) >= needed:
-            figures = f"{-ahead.mean():+.3f} on {counted(len(ahead), 'row')}, evidence {evidence:.3g} of {needed:.3g}"
+            rows, found_and_needed = counted(len(ahead), "row"), f"{three_digits(evidence)}; {three_digits(needed)}"
+            figures = f"{-ahead.mean():+.3f} on {rows}, evidence {found_and_needed} is needed"
             found.append(f"the champion is worse than the baseline ({figures})")
         return found
 
@@ -151,7 +152,8 @@ class Contest:
             return INCOMPLETE
         evidence = drift_evidence([test.scores], [draw.scores])[-1]
         if evidence >= ALARM:
-            stale = f"but its rows score worse when they are drawn anew (evidence {evidence:.3g} of {ALARM:g})"
+            found = f"evidence {three_digits(evidence)}, an alarm at {ALARM:g}"
+            stale = f"but its rows score worse when they are drawn anew ({found})"
             return Decision(f"{finding}, {stale}; set another response_seed to measure everything anew")
         return Decision(finding, challenger, new_anchor, scores=draw.scores)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import counted, three_digits
 from agentopt.core.stats import Floats
 
 ALPHA = 0.05
@@ -86,15 +86,16 @@ class Finding:
     @property
     def reason(self) -> str:
         """One sentence."""
-        pooled = f"{self.mean:+.3f} on {counted(self.rows, 'row')}"
+        pooled, needed = f"{self.mean:+.3f} on {counted(self.rows, 'row')}", f"{three_digits(self.needed)} is needed"
+        better, non_inferior = three_digits(self._better), three_digits(self.non_inferior)
         if self.promotion == "better":
-            return f"better than the champion ({pooled}, evidence {self._better:.3g} of {self.needed:.3g})"
+            return f"better than the champion ({pooled}, evidence {better}; {needed})"
         if self.promotion == "cheaper":
-            return f"cheaper and not inferior to the anchor (evidence {self.non_inferior:.3g} of {self.needed:.3g})"
-        evidence = f"{pooled}, evidence {self._better:.3g} for better"
+            return f"cheaper and not inferior to the anchor (evidence {non_inferior}; {needed})"
+        evidence = f"{pooled}, evidence {better} for better"
         if self.not_cheaper and not self.held:
-            return f"not enough evidence yet ({evidence}, of {self.needed:.3g}): {self.not_cheaper}"
-        evidence = f"{evidence} and {self.non_inferior:.3g} for not inferior, of {self.needed:.3g}"
+            return f"not enough evidence yet ({evidence}; {needed}): {self.not_cheaper}"
+        evidence = f"{evidence} and {non_inferior} for not inferior; {needed}"
         return f"held ({evidence}): {self.held}" if self.held else f"not enough evidence yet ({evidence})"
 
     @property

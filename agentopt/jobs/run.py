@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
 from agentopt.core.events import Event
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.phrases import counted, in_words, three_digits
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.jobs.canary import Canary, alarm_of
@@ -139,10 +139,8 @@ class RunOfJob:
                     await canary.take_reference(measurer, current, held)
                     self.log("canary", "the reference of the champion is complete")
         if night:
-            self.log(
-                "canary",
-                f"{counted(len(night.scores), 'row')} drawn anew, evidence of drift {night.evidence:.3g} of {ALARM:g}",
-            )
+            drift = f"evidence of drift {three_digits(night.evidence or 0.0)}, an alarm at {ALARM:g}"
+            self.log("canary", f"{counted(len(night.scores), 'row')} drawn anew, {drift}")
             if alarm := alarm_of(night):
                 self._alarms.append(alarm)
                 self._snapshot = self._after_alarms()

@@ -111,7 +111,7 @@ class WhatIf:
         front: The allowed ones on the Pareto front of score and cost, cheapest first.
         untried: Number of candidates within the limits that have no complete trial; None in a very large space.
         promising: Those of them that are most worth measuring: trials that were stopped early, cheaper than `chosen`
-            and probably good enough, then others with their predicted costs, by the posterior of their scores.
+            that may be good enough, then others with their predicted costs, by the posterior of their scores.
         rows: Examples of the validation split, which measuring one takes; those of which the journal has every
             response cost nothing.
         nearest: If no trial is allowed, the complete one with the allowed models that is nearest to the limits: the

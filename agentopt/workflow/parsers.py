@@ -153,7 +153,7 @@ def choice(options: Sequence[str], *, final: bool = False) -> Parser:
             found = pattern.search(_chosen(_normal(text)))
             if found and found.lastindex:
                 return longest_first[found.lastindex - 1]
-        raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
+        raise Unparsable(f"expected one of {_few(options)}, got {shown(response)}")
 
     def is_settled(response: str) -> bool:
         if re.search(f"{_CHECKED}|{_UNCHECKED}|~~", response):  # a later line may be checked, or this one struck out
@@ -164,6 +164,16 @@ def choice(options: Sequence[str], *, final: bool = False) -> Parser:
             return False
 
     return parse if final else FrontParser(parse, is_settled)
+
+
+FEW_OPTIONS = 6
+"""Options that a message lists; of more, one fewer and their number, so that what was got is seen."""
+
+
+def _few(options: Sequence[str]) -> str:
+    if len(options) <= FEW_OPTIONS:
+        return ", ".join(options)
+    return f"{', '.join(options[: FEW_OPTIONS - 1])}, ... ({len(options)} options)"
 
 
 _AROUND = "\"'`*.,;:!?()_~#>\u3002\uff0c\uff1a\uff01\uff1f\u300c\u300d\u201c\u201d"

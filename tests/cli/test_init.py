@@ -175,6 +175,7 @@ REFUSED: list[tuple[dict[str, str], list[str], str]] = [
     ({"d.csv": "q,a\nx,1\ny,2\n"}, ["--from", "d.csv", "--target", "b"], r"--target: there is no column 'b'"),
     ({"d.csv": "q,a\nx,1\ny\n"}, ["--from", "d.csv"], r"d.csv:3: a row must have at least 2 cells"),
     ({}, ["--models", "nosuch"], r"no provider is known for the model 'nosuch'"),
+    ({}, ["--models", "smollm2-135n"], r"'smollm2-135n'\n  remedy: did you mean 'smollm2-135m', .* your catalogue\?"),
     ({}, ["--models", "small"], r"remedy: .*`agentopt models add small --base-url URL`"),
 ]
 

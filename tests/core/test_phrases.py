@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 
-from agentopt.core.phrases import counted, in_words, plain_number
+from agentopt.core.phrases import counted, in_words, plain_number, three_digits
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,11 @@ def test_words_are_listed_with_commas_and_one_and(words: Sequence[str], text: st
 )
 def test_a_number_has_no_exponent(number: float, separator: str, text: str) -> None:
     assert plain_number(number, separator) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0.0, "0"), (1e-60, "under 0.001"), (0.52449, "0.524"), (40, "40"), (52_512.0, "52,500"), (math.inf, "infinite")],
+)
+def test_evidence_has_three_digits_and_no_exponent(number: float, text: str) -> None:
+    assert three_digits(number) == text

@@ -74,14 +74,14 @@ def test_the_condition_that_is_missing_is_named(
     assert found.promotion == (None if missing else "cheaper")
     if missing:
         assert found.reason.startswith("not enough evidence yet (+0.002 on 1,527 rows, evidence ")
-        assert f" for better, of 40): {missing}" in found.reason
+        assert f" for better; 40 is needed): {missing}" in found.reason
         assert "not inferior" not in found.reason
 
 
 def test_the_evidence_for_a_cheaper_challenger_is_named_until_it_is_enough() -> None:
     reason = promotion(compared([meeting(2, 2, 20)], cost=0.5)).reason
     assert " for better and " in reason
-    assert reason.endswith(" for not inferior, of 40)")
+    assert reason.endswith(" for not inferior; 40 is needed)")
 
 
 def test_evidence_is_pooled_over_nights() -> None:

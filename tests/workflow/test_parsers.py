@@ -304,6 +304,11 @@ def test_an_option_is_not_found_by_its_number_in_words() -> None:
 
 
 def test_a_response_without_any_option_is_unparsable_with_the_options_named() -> None:
+    towns = [f"town {number}" for number in range(24)]
+    with pytest.raises(Unparsable, match=r"expected one of town 0, .*, town 4, \.\.\. \(24 options\), got 'none'"):
+        parsers.choice(towns)("none")
+    with pytest.raises(Unparsable, match=f"expected one of {', '.join(towns[:6])}, got 'none'"):
+        parsers.choice(towns[:6])("none")
     with pytest.raises(Unparsable, match="expected one of yes, no, got 'maybe'"):
         parsers.choice(["yes", "no"])("maybe")
 

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from rich.console import Console
 
 from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
-from agentopt.core.errors import TaskError, UserError
+from agentopt.core.errors import CatalogError, TaskError, UserError
 from agentopt.core.files import write_output
 from agentopt.core.phrases import in_words
+from agentopt.core.yaml_models import closest
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import BUILT_IN, Catalog, read_catalog
@@ -155,10 +156,20 @@ def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str
     """The entries to write, and the models: those named, those whose key is set, or the local ones."""
     known = Catalog.load()
     given = list(models) or next((list(names) for key, names in HOSTED.items() if environ.get(key)), list(LOCAL))
-    entries = {name_of(model): entry_for(model)[0] for model in given if model not in known}
+    entries = {name_of(model): _entry_for(model, known) for model in given if model not in known}
     names = tuple(dict.fromkeys(model if model in known else name_of(model) for model in given))
     local = all(name in known and known[name].weights for name in names)
     return entries, ModelsDraft(names, local)
+
+
+def _entry_for(model: str, known: Collection[str]) -> dict[str, Any]:
+    """The entry of a model that no catalogue has; the remedy for an unknown one names a known model that is alike."""
+    try:
+        return entry_for(model)[0]
+    except CatalogError as error:
+        if close := closest(model, known):
+            raise CatalogError(error.message, remedy=f"did you mean {close!r}, which is in your catalogue?") from None
+        raise
 
 
 def _recorded(calls: Sequence[Call]) -> list[str]:
