@@ -241,6 +241,8 @@ class Spent(Event):
     @property
     def message(self) -> str:
         judge = self.by_purpose.get("judge")
+        if self.total.calls and not self.total.tokens:
+            return f"spent: nothing ({counted(self.total.calls, 'call')}, none of them answered)"
         of_judge = f"; of these the judge {self._used(judge)}" if judge else ""
         return f"spent: {self._used(self.total)}{of_judge}"
 

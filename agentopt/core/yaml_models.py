@@ -236,8 +236,9 @@ def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserErr
 
 
 def within(key: str) -> str:
-    """Return a key inside of a value, for messages; one that begins with the position of an item is marked as such."""
-    return f"item {key}" if key.partition(".")[0].isdecimal() else key
+    """Return a key inside of a value, for messages; the position of an item that it begins with as an index."""
+    head, dot, rest = key.partition(".")
+    return f"[{head}]{dot}{rest}" if head.isdecimal() else key
 
 
 MOST_LISTED = 20

@@ -59,7 +59,7 @@ def json_list(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[Pl
         rule = f"a .json dataset must be a list of objects, but got a {type(items).__name__}"
         raise TaskError(rule, where=path, remedy="write [{...}, ...], or one object per line into a .jsonl file")
     for number, item in enumerate(items):
-        place = f"{path}: item {number}"
+        place = f"{path}: [{number}]"
         yield place, _row(item, place)
 
 

@@ -134,6 +134,11 @@ def test_the_spend_of_models_without_a_price_is_unknown(usd: float, unpriced: tu
     assert spent.message == f"spent: 2 calls, 30 prompt + 4 completion tokens, {ends}"
 
 
+def test_calls_that_were_all_refused_are_no_spend() -> None:
+    assert Spent({"samples": Usage(calls=5)}).message == "spent: nothing (5 calls, none of them answered)"
+    assert Spent({"samples": Usage(5, 30, 4)}).message.startswith("spent: 5 calls, ")
+
+
 @pytest.mark.parametrize(
     ("name", "run_cap", "next_step"),
     [

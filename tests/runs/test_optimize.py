@@ -169,7 +169,7 @@ async def test_calls_that_were_in_flight_when_the_run_ended_count_as_failed_and_
     with pytest.raises(NothingEvaluated) as failure:
         await aoptimize(toy_task(), config(tmp_path), provider=Refusing(refuse))
     assert failure.value.failures == {"HTTP 401": len(delays)}
-    assert f"spent: {len(delays)} calls," in "".join(failure.value.__notes__)
+    assert f"spent: nothing ({len(delays)} calls," in "".join(failure.value.__notes__)
     assert len(delays) > 1
 
 

@@ -456,7 +456,7 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.find.num_samples": {"max": 0}}, "-c task.subtasks.find.num_samples={'max': 0}: must be positive"),
     (
         {"subtasks.find.models": ["small", "huge"]},
-        "-c task.subtasks.find.models=['small', 'huge']: item 1: the model 'huge'",
+        "-c task.subtasks.find.models=['small', 'huge']: [1]: the model 'huge'",
     ),
     ({"subtasks.find.fuse": {"method": "best_of"}}, "-c task.subtasks.find.fuse={'method': 'best_of'}: judge: must be"),
     ({"subtasks.find.prompt": "{{ wrod }}"}, "-c task.subtasks.find.prompt={{ wrod }}: "),

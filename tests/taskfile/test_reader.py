@@ -281,9 +281,9 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, data: list[dict[str, 
     ("text", "message"),
     [
         ('{"a": 1}', "must be a list of objects, but got a dict"),
-        ("[1]", r"json: item 0: a row must be a JSON object"),
+        ("[1]", r"json: \[0\]: a row must be a JSON object"),
         ("[", "is not JSON"),
-        ('[{"id": "a"}, {"id": "b", "c": [{"d": 1, "d": 1}]}]', r"rows\.json: item 1: .*'d' is given twice"),
+        ('[{"id": "a"}, {"id": "b", "c": [{"d": 1, "d": 1}]}]', r"rows\.json: \[1\]: .*'d' is given twice"),
         ('{"a": 1, "a": 2}', r"rows\.json: .*'a' is given twice"),
     ],
 )
