@@ -1,4 +1,4 @@
-"""What a first call needs is imported before its clock starts. Each test runs in a new process: nothing is imported."""
+"""What a first call needs is imported before its clock starts. Calls are made by new processes: nothing is imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentopt.models.hosted import HostedModel, load_library
 from agentopt.testing import servers
 
 CALL = """
-import asyncio, json, sys, time
+import asyncio, json, os, sys, time
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.hosted import HostedModel
@@ -41,9 +41,19 @@ async def main(server, entry, stream, optional):
             LIVE.set(LiveText(lambda text: None))
         await model.generate(Request("small", (Message("user", "Say [[yes]]"),), 20))
         await model.aclose()
-    print(json.dumps(sorted(marks[-1] - marks[0])))
+    print(json.dumps(sorted(marks[-1] - marks[0])), flush=True)
 
-asyncio.run(main(*json.loads(sys.argv[1])))
+is_loaded, cases = json.loads(sys.argv[1])
+if is_loaded:
+    from agentopt.models.litellm_route import load_litellm
+
+    load_litellm()
+for case in cases:
+    if os.fork():
+        assert os.wait()[1] == 0
+    else:
+        asyncio.run(main(*case))
+        os._exit(0)
 """
 ROUTES = {
     "openai": ("OpenAIServer", {}),
@@ -54,26 +64,33 @@ ROUTES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("route", "stream", "optional"),
-    [
-        ("openai", False, ["small"]),
-        ("litellm-openai", False, None),
+Case = tuple[str, bool, list[str] | None]
+"""The route, whether the response is streamed, and the entries that are prepared as optional ones."""
+
+
+def imported_in_calls(cases: list[Case], folder: Path, *, is_loaded: bool) -> list[list[str]]:
+    """What each call imports while it is timed. Each is the first one of a process, which may have loaded LiteLLM."""
+    arguments = json.dumps([is_loaded, [[*ROUTES[route], *more] for route, *more in cases]])
+    done = subprocess.run(
+        [sys.executable, "-c", CALL, arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=300
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+@pytest.mark.parametrize("case", [("openai", False, ["small"]), ("litellm-openai", False, None)])
+def test_nothing_is_imported_while_the_first_call_is_timed(case: Case, tmp_path: Path) -> None:
+    assert imported_in_calls([case], tmp_path, is_loaded=False) == [[]]
+
+
+def test_nothing_of_a_provider_is_imported_while_its_first_call_is_timed(tmp_path: Path) -> None:
+    cases: list[Case] = [
         ("litellm-openai", True, None),
         ("litellm-openrouter", False, None),
         ("litellm-mistral", False, []),
         ("litellm-anthropic", False, None),
         ("litellm-anthropic", True, []),
-    ],
-)
-def test_nothing_is_imported_while_the_first_call_is_timed(
-    route: str, stream: bool, optional: list[str] | None, tmp_path: Path
-) -> None:
-    arguments = json.dumps([*ROUTES[route], stream, optional])
-    done = subprocess.run(
-        [sys.executable, "-c", CALL, arguments], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    ]
+    assert imported_in_calls(cases, tmp_path, is_loaded=True) == [[]] * len(cases)
 
 
 LOADED = """
@@ -86,17 +103,15 @@ from agentopt.models.litellm_route import load_litellm, prepare_litellm
 
 called = []
 load_litellm().input_callback = [lambda *args: called.append("input")]
-prepare_litellm(sys.argv[1])
+for model in sys.argv[1:]:
+    prepare_litellm(model)
 print(json.dumps([looked_up, called]))
 """
+MODELS = ["together_ai/meta-llama/Meta-Llama-3-8B-Instruct", "groq/llama-3.1-8b-instant", "cohere/command-r", "none"]
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["together_ai/meta-llama/Meta-Llama-3-8B-Instruct", "groq/llama-3.1-8b-instant", "cohere/command-r", "none"],
-)
-def test_loading_a_library_reaches_no_host_and_makes_no_call(model: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LOADED, model]
+def test_loading_a_library_reaches_no_host_and_makes_no_call(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOADED, *MODELS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
     assert json.loads(done.stdout.splitlines()[-1]) == [[], []]
 
