@@ -395,7 +395,16 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("caps", [{"calls": 150}, {"usd": 0.3}])
+@pytest.mark.parametrize(
+    ("place", "caps"),
+    [
+        ("sqlite", {"calls": 150}),
+        ("postgresql", {"usd": 0.3}),
+        pytest.param("sqlite", {"usd": 0.3}, marks=pytest.mark.slow),
+        pytest.param("postgresql", {"calls": 150}, marks=pytest.mark.slow),
+    ],
+    indirect=["place"],
+)
 def test_four_processes_never_pass_a_cap_and_use_nearly_all_of_it(
     place: Place, book: Book, tmp_path: Path, caps: dict[str, float]
 ) -> None:
