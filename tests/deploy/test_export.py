@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tokenize
@@ -302,6 +303,15 @@ async def test_the_exported_module_runs_by_itself(tmp_path: Path) -> None:
     assert "UNUSED" not in source
 
 
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported module whose models have an address that refuses connections."""
+    folder = tmp_path_factory.mktemp("mistaken")
+    write_task(folder, "http://127.0.0.1:9/v1")
+    (folder / "alone.py").write_text(python_module(deployment_in(folder)))
+    return folder / "alone.py"
+
+
 USAGE = "the input must be a string, or a JSON object with word, but"
 MEANT = "did you mean 'word' in place of 'wrod'?"
 
@@ -318,20 +328,19 @@ MEANT = "did you mean 'word' in place of 'wrod'?"
     ],
 )
 def test_a_mistake_in_how_an_exported_module_is_run_is_one_sentence(
-    tmp_path: Path, arguments: list[str], key: str, complaint: str
+    mistaken: Path,
+    arguments: list[str],
+    key: str,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write_task(tmp_path, "http://127.0.0.1:9/v1")
-    (tmp_path / "alone.py").write_text(python_module(deployment_in(tmp_path)))
-    environment = {**os.environ, "EXPORT_KEY": key}
-    done = subprocess.run(
-        [sys.executable, "alone.py", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=environment,
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("", f"{complaint}\n", 2)
+    monkeypatch.setenv("EXPORT_KEY", key)
+    monkeypatch.setattr(sys, "argv", [str(mistaken), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(mistaken), run_name="__main__")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err, stop.value.code) == ("", f"{complaint}\n", 2)
 
 
 def test_an_exported_module_takes_the_text_of_the_only_column_and_reports_a_failed_call(tmp_path: Path) -> None:
