@@ -288,12 +288,14 @@ class ModelClient:
 
     async def _attempt(self, call: Call) -> dict[int, Stored] | None:
         request, spec = call.request, call.spec
+        worst = self._overruns.raised(spec.name, worst_case(request, spec))
         if self._preparable and request.model not in self._prepared:
+            # A cap without room for the call ends the run before a library or a file is loaded for it.
+            self.budget.settle(await self.budget.reserve(worst, request.purpose), Usage())
             # Nothing is paid for yet, so the end of the run does not wait for it.
             async with self.budget.in_time():
                 await self._closing.unless(self._preparable.prepare(request.model))
             self._prepared.add(request.model)
-        worst = self._overruns.raised(spec.name, worst_case(request, spec))
         async with self._limiter(spec).slot(worst.prompt_tokens / 4 + worst.completion_tokens) as slot:
             self._check_sendable(call)
             reservation = await self.budget.reserve(worst, request.purpose)

@@ -197,3 +197,11 @@ def test_hostile_text_is_printed_without_a_control_character(tmp_path: Path) -> 
 )
 def test_control_characters_become_escapes(text: str, expected: str) -> None:
     assert visible(text) == expected
+
+
+def test_a_run_without_a_trial_is_resumed_whatever_trial_is_named(tmp_path: Path) -> None:
+    archive = replace(killed(tmp_path), trials=(), choice=None)
+    for number in (None, 0, 3):
+        with pytest.raises(UserError) as failure:
+            inspect_trial(archive, number)
+        assert str(failure.value).endswith(f"remedy: {archive.run.resuming}")

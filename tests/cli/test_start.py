@@ -13,14 +13,15 @@ from threading import Thread
 
 import pytest
 
+from agentopt.api import optimize
 from agentopt.cli.commands.doctor import Check, engine_check, sandbox_check
 from agentopt.cli.commands.init import LOCAL
 from agentopt.core.extras import install_command
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
-from agentopt.runs.config import Config
+from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder
-from agentopt.testing.toy import toy_task
+from agentopt.testing.toy import toy_model, toy_task
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,18 @@ def test_a_run_that_a_process_works_on_is_shown_live_and_a_stopped_one_resumed(c
     with run.locked():
         assert f"is running.\n  agentopt report {run.path.name} --live" in console_script()[1]
     assert f"was stopped.\n  agentopt optimize --resume {run.path.name}" in console_script()[1]
+
+
+def test_a_run_that_a_cap_ended_before_a_candidate_is_resumed_and_a_finished_one_gated(console_script: Command) -> None:
+    config = Config.model_validate({"runs": "runs", "journal": "j.db", "strategy": "random", "budget": {"trials": 2}})
+    capped = config.model_copy(update={"budget": BudgetConfig(trials=2, calls=48)})
+    stopped = optimize(toy_task(num_samples=(1,)), capped, provider=toy_model())
+    assert stopped.unsearched
+    name = Path(stopped.run).name
+    assert f"The run {name} {stopped.unsearched}.\n  agentopt optimize --resume {name}" in console_script()[1]
+    finished = Path(optimize(toy_task(), config, provider=toy_model()).run).name
+    printed = console_script()[1]
+    assert f"The last run here is {finished}.\n  agentopt runs show {finished}\n  agentopt gate {finished}" in printed
 
 
 def test_the_quickstart_estimates_what_the_first_block_of_the_readme_runs(place: Path, console_script: Command) -> None:

@@ -26,6 +26,7 @@ from agentopt.models.catalog import ModelSpec, with_table_defaults
 from agentopt.models.charging import Overruns
 from agentopt.models.hosted import HostedModel
 from agentopt.models.journal_admin import JournalAdmin
+from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import Session, open_session
 from tests.models.free_server import Answer, FreeServer, completion, refusal
 
@@ -509,3 +510,31 @@ def test_concurrent_calls_that_take_too_much_raise_later_ones_once() -> None:
     assert overruns.raised("m", worst) == Usage(1, 10, 40)
     assert overruns.observe("m", Usage(1, 30, 60), worst).startswith("30 prompt tokens, more than the 10")
     assert overruns.raised("m", worst) == Usage(1, 30, 60)
+
+
+class Slow(ScriptedModel):
+    """A provider whose preparation is counted, as the loading of a client library."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda request, repeat: "a")
+        self.prepared: list[str] = []
+
+    async def prepare(self, model: str) -> None:
+        self.prepared.append(model)
+
+
+@pytest.mark.parametrize("cap", [1, 1000])
+async def test_a_cap_without_room_for_the_first_call_is_refused_before_anything_is_loaded(
+    tmp_path: Path, cap: int
+) -> None:
+    spec, provider = ModelSpec(name="m", base_url="http://127.0.0.1:9/v1"), Slow()
+    journal = str(tmp_path / "journal.db")
+    async with open_session({"m": spec}, "run", caps=Caps(tokens=cap), journal=journal, provider=provider) as session:
+        request = Request("m", (Message("user", "a question"),), 8)
+        if cap == 1:
+            with pytest.raises(BudgetExceeded, match="is too low: the first call"):
+                await session.model.generate(request)
+        else:
+            await session.model.generate(request)
+        assert provider.prepared == (["m"] if cap > 1 else [])
+        assert session.budget.spent.calls == len(provider.requests) == len(provider.prepared)
