@@ -19,9 +19,10 @@ TASK = Path(__file__).parents[2] / "tasks" / "react-langgraph"
 EXAMPLES = 4
 
 
-def config(folder: Path, examples: int, **more: Any) -> Config:
+def config(folder: Path, examples: int, processes: int = 2, **more: Any) -> Config:
     limits = {f"data.limit.{split}": examples for split in ("train", "validation", "test")}
-    return Config(journal=str(folder / "journal.db"), runs=folder / "runs", task=limits, **more)
+    changes = {**limits, "program.concurrency": processes}
+    return Config(journal=str(folder / "journal.db"), runs=folder / "runs", task=changes, **more)
 
 
 async def test_the_agent_gets_the_scores_and_the_tool_calls_of_a_direct_call(tmp_path: Path) -> None:
@@ -42,7 +43,8 @@ async def test_the_agent_gets_the_scores_and_the_tool_calls_of_a_direct_call(tmp
 async def test_the_agent_is_optimised_under_a_cap_and_resumes_from_the_journal(tmp_path: Path) -> None:
     settings = config(
         tmp_path,
-        4,
+        EXAMPLES,
+        processes=1,  # each of four evaluators starts its own, which import LangGraph
         strategy="random",
         seed=1,  # tries the larger model
         budget=BudgetConfig(trials=3, tokens=200_000),
