@@ -33,7 +33,7 @@ from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
-from agentopt.search.base import Proposal, Search, SearchSpace
+from agentopt.search.base import Proposal, Runner, Search, SearchSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions
@@ -170,7 +170,8 @@ class Unaided:
     def __init__(self, seed: int, *, multivariate: bool) -> None:
         self._sampler = optuna.samplers.TPESampler(seed=seed, multivariate=multivariate)
 
-    async def run(self, space: SearchSpace, runner: Meter) -> None:
+    async def run(self, space: SearchSpace, runner: Runner) -> None:
+        assert isinstance(runner, Meter)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=self._sampler)
         while runner.trials_left > 0:
@@ -184,6 +185,10 @@ class Unaided:
                 study.tell(suggested, (await runner.run(Proposal(candidate, "tpe"))).score)
 
 
+def _one_by_one(seed: int, name: str) -> Search:
+    return LoopSearch(OptunaStrategy(seed, name), 1)
+
+
 def free_searches(seed: int) -> dict[str, Callable[[], Search]]:
     """Name -> factory of the searches without a model. Random and grid ignore scores, so their batches may be large."""
     named = [name for name in SAMPLERS if name not in ("gp", "random")]
@@ -192,7 +197,7 @@ def free_searches(seed: int) -> dict[str, Callable[[], Search]]:
         "grid": lambda: LoopSearch(GridStrategy(), 300),
         "tpe, limit not avoided": lambda: Unaided(seed, multivariate=False),
         "tpe-multivariate, limit not avoided": lambda: Unaided(seed, multivariate=True),
-        **{f"optuna, {name}": lambda name=name: LoopSearch(OptunaStrategy(seed, name), 1) for name in named},
+        **{f"optuna, {name}": partial(_one_by_one, seed, name) for name in named},
         "optuna, insight, batches of 5": lambda: LoopSearch(OptunaStrategy(seed), 5),
     }
 

@@ -30,7 +30,8 @@ from agentopt.core.errors import UserError
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.deploy.export import module, router
 from agentopt.deploy.serve.server import ServeSettings, serve
-from agentopt.models.add_entry import PROVIDERS, add_entry
+from agentopt.models.add_entry import add_entry
+from agentopt.models.providers import PROVIDERS
 from agentopt.runs.config import load_config
 from agentopt.testing.zoo import Zoo, example_entries, running_zoo
 from agentopt.testing.zoo_families import FAMILIES, Family, family

@@ -74,4 +74,4 @@ def right_or_wrong(rng: np.random.Generator, chance: float, difficulty: Floats, 
 
     own = rng.standard_normal(len(difficulty))
     latent = np.sqrt(shared) * difficulty + np.sqrt(1 - shared) * own
-    return (latent < float(ndtri(np.clip(chance, 1e-9, 1 - 1e-9)))).astype(float)
+    return np.asarray(latent < float(ndtri(np.clip(chance, 1e-9, 1 - 1e-9))), float)

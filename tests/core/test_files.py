@@ -64,7 +64,8 @@ def test_a_failed_write_keeps_the_previous_content_and_leaves_no_draft(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), fail)
+    place: Any = os if call == "fsync" else Path
+    monkeypatch.setattr(place, call, fail)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
     assert path.read_text() == "previous"

@@ -17,7 +17,7 @@ from agentopt.core.cost import Unit
 from agentopt.core.demos import Demos
 from agentopt.core.errors import ConfigError
 from agentopt.core.fingerprint import fingerprint
-from agentopt.core.task import Example, Fusion, Metric, Program, Subtask, Task, TokenLengths
+from agentopt.core.task import Example, Fusion, Metric, Program, Scorer, Subtask, Task, TokenLengths
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import contains, exact_match, numeric
 from agentopt.runs.config import Config
@@ -154,7 +154,7 @@ def test_every_part_of_a_fusion_changes_it() -> None:
 
 
 def test_the_options_behind_a_function_change_it() -> None:
-    scorers = [numeric(), numeric(0.1), numeric(relative_tolerance=0.1), Judge("m", "r"), Judge("m", "s")]
+    scorers: list[Scorer] = [numeric(), numeric(0.1), numeric(relative_tolerance=0.1), Judge("m", "r"), Judge("m", "s")]
     assert len({fingerprint(replace(TASK, scorer=scorer)) for scorer in scorers}) == len(scorers)
     renders = [compile_template("{{ inputs.q }}").render, compile_template("{{ inputs.q }}!").render]
     assert len({fingerprint(with_subtask(render=render)) for render in renders}) == 2

@@ -42,7 +42,7 @@ def config(folder: Path, **settings: Any) -> Config:
     return Config(journal=str(folder / "journal.db"), runs=folder / "runs", **settings)
 
 
-def answer(request: Request, _: int) -> str:
+def answer(request: Request, repeat: int) -> str:
     """Right at every subtask, but for the key of test-0."""
     subtask, example, _ = request.messages[-1].content.split("|")
     right = f"key-{example}" if subtask == "find" else f"word-{example}"

@@ -17,6 +17,7 @@ from agentopt.core.records import Score
 from agentopt.core.registry import SCORERS
 from agentopt.core.task import Example, Scorer
 from agentopt.evaluation import judge, scorers
+from agentopt.evaluation.outputs import NOTHING_PARSABLE
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.scripted import ScriptedModel
 
@@ -151,7 +152,7 @@ def test_feedback_names_the_expected_and_the_actual_value() -> None:
     assert judged(scorers.token_f1(), "Anna Kell", "Kell").feedback.endswith("got 'Kell' (0.67 of it right)")
     assert judged(scorers.set_f1(), [3, 7], ["7", "9"]).feedback == "missing: 3; not expected: 9"
     assert judged(scorers.numeric(), 3, 4).feedback == "expected 3.0, got 4"
-    assert judged(scorers.contains(), "Kell", None).feedback == scorers.NOTHING_PARSABLE
+    assert judged(scorers.contains(), "Kell", None).feedback == NOTHING_PARSABLE
     assert judged(scorers.exact_match(), "Kell", "Kell").feedback == ""
 
 
@@ -209,8 +210,17 @@ async def test_a_users_scorer_may_return_a_score_a_number_or_a_truth_value_and_m
     assert await scored(later) == Score(0.5)
 
 
+def unchecked(value: Any) -> Score:
+    """A score as a user's scorer may write it, whatever the type that it declares."""
+    return Score(value)
+
+
 @pytest.mark.parametrize(
-    "bad", ["yes", None, float("nan"), pytest.param(10**400, id="huge"), Score(float("inf")), Score(None), Score("1")]
+    "bad",
+    [
+        *("yes", None, float("nan"), pytest.param(10**400, id="huge")),
+        *(Score(float("inf")), unchecked(None), unchecked("1")),
+    ],
 )
 async def test_a_users_scorer_that_returns_no_finite_number_is_an_error(bad: Any) -> None:
     def strange(example: Example, output: Any) -> Any:
@@ -311,7 +321,7 @@ async def test_further_keys_do_not_replace_those_of_a_verdict(verdict: str) -> N
 
 
 async def test_a_missing_output_costs_no_call_to_the_judge() -> None:
-    assert await ask_judge(ScriptedModel(), None) == Score(0.0, scorers.NOTHING_PARSABLE)
+    assert await ask_judge(ScriptedModel(), None) == Score(0.0, NOTHING_PARSABLE)
 
 
 def test_a_judge_without_a_model_reports_it() -> None:

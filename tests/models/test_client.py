@@ -250,7 +250,7 @@ async def test_a_parameter_that_is_refused_again_ends_the_call(tmp_path: Path) -
 
 async def test_headers_query_and_key_header_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", " sk-none-12345678\n")
-    fields = {"api_key_env": "MY_KEY", "api_key_header": "api-key", "extra_headers": {"x-mode": "a"}}
+    fields: dict[str, Any] = {"api_key_env": "MY_KEY", "api_key_header": "api-key", "extra_headers": {"x-mode": "a"}}
     async with endpoint(lambda *_: completion(), tmp_path, query="?api-version=1", **fields) as here:
         assert await here.ask() == "yes"
         assert here.server.paths == ["/v1/chat/completions?api-version=1"]
@@ -335,7 +335,7 @@ async def test_failures_are_classified(tmp_path: Path, answer: Answer, scope: st
 
 
 async def test_the_wait_in_an_error_with_status_200_is_kept(tmp_path: Path) -> None:
-    answer = (200, [gemini_error(429, "Please retry in 500.5s.")], {})
+    answer: Answer = (200, [gemini_error(429, "Please retry in 500.5s.")], {})
     async with endpoint(lambda *_: answer, tmp_path) as here:
         with pytest.raises(PermanentModelError, match=r"requests to wait 500\.5 s"):
             await here.ask()
@@ -398,7 +398,7 @@ async def test_a_prompt_that_cannot_fit_is_not_sent(tmp_path: Path) -> None:
         assert len(here.server.bodies) == 1
 
 
-PRICES = {"usd_per_1m_prompt": 1.0, "usd_per_1m_completion": 10.0}
+PRICES: dict[str, Any] = {"usd_per_1m_prompt": 1.0, "usd_per_1m_completion": 10.0}
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ async def test_a_call_is_charged_at_its_own_usage(tmp_path: Path, usage: Any, pr
 
 
 async def test_a_malformed_body_is_charged_at_its_usage_if_it_has_one(tmp_path: Path) -> None:
-    answer = (200, {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 5}}, {})
+    answer: Answer = (200, {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 5}}, {})
     async with endpoint(lambda *_: answer, tmp_path, max_attempts=1, **PRICES) as here:
         with pytest.raises(TransientModelError):
             await here.ask(max_tokens=2000)

@@ -284,7 +284,7 @@ async def test_an_earlier_sessions_call_frees_what_it_did_not_cost(place: Place,
         book.close(entry, ONE)
         budget.budget.settle(reopened, ONE)
         budget.answered(await waiting)
-        await budget.budget.publish()  # type: ignore[attr-defined]
+        await budget.budget.publish()
         assert budget.budget.spent == book.total == ONE * 5
 
 
@@ -305,7 +305,7 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
     other.renew()
     second = Recorded(budget(other), "other", book)
     second.answered(await second.send(ONE * 99), ONE * 99)
-    await second.budget.publish()  # type: ignore[attr-defined]
+    await second.budget.publish()
     with pytest.raises(BudgetExceeded):
         await second.send()
     with pytest.raises(TransientModelError, match="suspended"):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,8 @@ def test_a_file_without_a_landscape_is_rejected_with_the_remedy(tmp_path: Path) 
         (tmp_path / "none.npz").write_bytes(content)
         with pytest.raises(UserError, match="the file holds no landscape: it is empty, truncated, damaged or of"):
             Landscape.load(tmp_path / "none.npz")
-    np.savez(tmp_path / "other.npz", about=np.array('{"format": 99}'), **dict.fromkeys(("scores", *USES), np.zeros(1)))
+    others: dict[str, Any] = dict.fromkeys(("scores", *USES), np.zeros(1))
+    np.savez(tmp_path / "other.npz", about=np.array('{"format": 99}'), **others)
     with pytest.raises(UserError, match="format must be 1, but got 99"):
         Landscape.load(tmp_path / "other.npz")
 

@@ -44,7 +44,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
         counts = draw(st.lists(st.sampled_from([1, 2, 3, 5, 9, 20]), min_size=1, max_size=3, unique=True))
         cost = SubtaskCost(draw(st.integers(64, 2048)), draw(st.integers(8, 256)), SIZES)
         axes = draw(st.lists(st.sampled_from(AXES), max_size=2, unique=True)) if i == 0 else []
-        lacks = {models[0]: (axes[0].name,)} if axes and draw(st.booleans()) else {}
+        lacks = {models[0]: (axes[0].name,)} if axes and bool(draw(st.booleans())) else {}
         subtasks.append(
             SubtaskSpace(f"s{i}", tuple(models), tuple(sorted(counts)), "", cost, settings=tuple(axes), lacks=lacks)
         )

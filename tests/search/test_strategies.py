@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pytest
@@ -44,8 +45,9 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "random": lambda: RandomStrategy(3),
     "grid": GridStrategy,
     "insight": lambda: OptunaStrategy(3),
-    **{name: lambda name=name: OptunaStrategy(3, name) for name in SAMPLERS if name not in ("insight", "gp")},
+    **{name: partial(OptunaStrategy, 3, name) for name in SAMPLERS if name not in ("insight", "gp")},
 }
+NOTHING: Any = None
 every_strategy = pytest.mark.parametrize("make", STRATEGIES.values(), ids=STRATEGIES.keys())
 
 
@@ -203,7 +205,9 @@ async def test_history_from_outside_the_space_is_left_out_without_failing() -> N
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_the_insight_sampler_serves_a_users_own_study_in_both_directions(direction: str) -> None:
+def test_the_insight_sampler_serves_a_users_own_study_in_both_directions(
+    direction: Literal["maximize", "minimize"],
+) -> None:
     landscape = SyntheticLandscape()
     sign = 1 if direction == "maximize" else -1
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -294,8 +298,8 @@ def unaffordable(space: SearchSpace) -> Candidate:
         (lambda space: [1, 2], "must return a list of `Proposal`s"),
         (lambda space: [space.baseline], "must return a list of `Proposal`s"),
         (lambda space: "random", "must return a list"),
-        (lambda space: [Proposal(None, "mine")], "must propose a `Candidate`"),
-        (lambda space: [Proposal(space.baseline, None)], "name its proposer"),
+        (lambda space: [Proposal(NOTHING, "mine")], "must propose a `Candidate`"),
+        (lambda space: [Proposal(space.baseline, NOTHING)], "name its proposer"),
         (lambda space: [Proposal(space.baseline, "mine")], "each candidate once, but proposed .* again"),
         (lambda space: [Proposal(space.candidates()[1], "mine")] * 2, "each candidate once"),
         (lambda space: [Proposal(unaffordable(space), "mine")], "its cost limit"),

@@ -30,7 +30,7 @@ def space_of(folder: Path) -> SearchSpace:
             lambda inputs, outputs: "",
             s.models,
             num_samples=s.num_samples,
-            tokens=s.tokens and TokenLengths(s.tokens.prompt, s.tokens.completion),
+            tokens=TokenLengths(s.tokens.prompt, s.tokens.completion) if s.tokens else None,
         )
         for s in spec.subtasks
     )

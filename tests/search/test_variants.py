@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -58,7 +59,7 @@ def guessing(space: SearchSpace) -> ScriptedModel:
 
 
 def make_search(model: ChatModel | None, variant: Variant, **settings: int) -> AgentSearch:
-    base = AgentSettings(model="agent", style="paper", **settings)  # type: ignore[arg-type]
+    base = AgentSettings(model="agent", style="paper", **settings)
     return AgentSearch(model, base, OptunaStrategy(0, proposer="fallback"), "answer questions", None, variant=variant)
 
 
@@ -73,20 +74,26 @@ def small_space() -> SearchSpace:
     return SearchSpace(tuple(subtasks), 14.0)
 
 
+def guessing_search(variant: Variant, space: SearchSpace) -> Search:
+    return make_search(guessing(space), variant)
+
+
+def without_insight(number: int, space: SearchSpace) -> Search:
+    return make_search(guessing(space), AGENT, **{f"insight_{number}": False})
+
+
+def search_by(model: ChatModel | None, variant: Variant, space: SearchSpace) -> Search:
+    return make_search(model, variant)
+
+
 SEARCHES: dict[str, Callable[[SearchSpace], Search]] = {
     "random": lambda space: LoopSearch(RandomStrategy(1), 1),
     "grid": lambda space: LoopSearch(GridStrategy(), 1),
     "optuna": lambda space: LoopSearch(OptunaStrategy(1), 1),
-    **{name: lambda space, m=m: make_search(guessing(space), m) for name, m in VARIANTS.items()},  # type: ignore[misc]
-    **{
-        f"agent without insight {i}": lambda space, i=i: make_search(guessing(space), AGENT, **{f"insight_{i}": False})  # type: ignore[misc]
-        for i in (1, 2, 3)
-    },
-    **{f"{name} absent": lambda space, m=m: make_search(None, m) for name, m in VARIANTS.items()},  # type: ignore[misc]
-    **{
-        f"{name} useless": lambda space, m=m: make_search(ScriptedModel(lambda r, i: "?"), m)
-        for name, m in VARIANTS.items()
-    },  # type: ignore[misc]
+    **{name: partial(guessing_search, m) for name, m in VARIANTS.items()},
+    **{f"agent without insight {i}": partial(without_insight, i) for i in (1, 2, 3)},
+    **{f"{name} absent": partial(search_by, None, m) for name, m in VARIANTS.items()},
+    **{f"{name} useless": partial(search_by, ScriptedModel(lambda r, i: "?"), m) for name, m in VARIANTS.items()},
 }
 
 

@@ -170,7 +170,7 @@ STORABLE = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 @given(st.sets(st.text(STORABLE, min_size=1, max_size=4), min_size=3, max_size=30), st.integers(0, 99))
 def test_no_split_is_empty_and_none_shares_a_row(names: set[str], seed: int) -> None:
     given = [Row(Example(name, {"q": name}), "here", numbered=False) for name in names]
-    splits = into_splits(given, SplitsSpec(), seed, "here")
+    splits = into_splits(given, SplitsSpec.model_validate({}), seed, "here")
     found = [row.example.id for rows in splits.values() for row in rows]
     assert sorted(found) == sorted(names)
     assert len(splits) == 3
@@ -179,14 +179,14 @@ def test_no_split_is_empty_and_none_shares_a_row(names: set[str], seed: int) -> 
 
 def test_shares_are_met_on_average() -> None:
     given = [Row(Example(str(n), {"q": n}), "here", numbered=False) for n in range(4000)]
-    sizes = {split: len(rows) for split, rows in into_splits(given, SplitsSpec(), 0, "here").items()}
+    sizes = {split: len(rows) for split, rows in into_splits(given, SplitsSpec.model_validate({}), 0, "here").items()}
     assert sizes["train"] == pytest.approx(800, abs=100)
     assert sizes["test"] == pytest.approx(1600, abs=130)
 
 
 def test_rows_with_the_same_inputs_stay_in_one_split() -> None:
     given = [Row(Example(str(n), {"q": n % 10}), "here", numbered=False) for n in range(40)]
-    for group in into_splits(given, SplitsSpec(), 0, "here").values():
+    for group in into_splits(given, SplitsSpec.model_validate({}), 0, "here").values():
         questions = [row.example.inputs["q"] for row in group]
         assert all(questions.count(q) == 4 for q in questions)
 
@@ -194,7 +194,7 @@ def test_rows_with_the_same_inputs_stay_in_one_split() -> None:
 def test_rows_of_one_group_stay_in_one_split_with_the_rows_that_repeat_them(tmp_path: Path) -> None:
     given = [Row(Example(str(n), {"q": f"{n}"}, group=f"document {n % 12}"), "here", numbered=False) for n in range(60)]
     repeat = Row(Example("repeat", {"q": "7"}, group="document 8"), "here", numbered=False)
-    splits = into_splits([*given, repeat], SplitsSpec(), 0, "here")
+    splits = into_splits([*given, repeat], SplitsSpec.model_validate({}), 0, "here")
     of_group = {row.example.group: split for split, rows in splits.items() for row in rows}
     assert all(of_group[row.example.group] == split for split, rows in splits.items() for row in rows)
     assert of_group["document 7"] == of_group["document 8"]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from agentopt.models.scripted import ScriptedModel
 FOLDER = Path(__file__).parents[2] / "tasks" / "chatdev"
 
 # Invented requirements, in SRDD's public form.
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"name": f"Tea_Timer_{n}", "task": f"Tea Timer {n} counts down the minutes that a tea must steep and rings."}
     for n in range(1, 5)
 ]
@@ -51,7 +52,7 @@ def write(folder: Path, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
-def load(folder: Path, rows: list[dict[str, str]] = ROWS, **settings: object) -> Task:
+def load(folder: Path, rows: list[dict[str, Any]] = ROWS, **settings: object) -> Task:
     return load_task(FOLDER, catalog=Catalog.load(), overrides={"data.source": write(folder, rows), **settings})
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentopt.core.task import Example, Score, Task
+from agentopt.core.records import Score
+from agentopt.core.task import Example, Task
 from agentopt.taskfile.loading import load_task
 
 FOLDER = Path(__file__).parents[2] / "tasks" / "house_style"

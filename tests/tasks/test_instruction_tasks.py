@@ -340,7 +340,7 @@ def test_data_that_is_broken_off_while_it_is_unpacked_is_not_taken_for_whole(tmp
 @pytest.mark.parametrize("name", ROWS)
 async def test_both_tasks_have_the_same_three_scorers(name: str, tmp_path: Path) -> None:
     task = load(name, tmp_path)
-    judges = [python(task.scorer), *(python(metric.scorer) for metric in task.metrics.values())]
+    judges: list[Any] = [python(task.scorer), *(python(metric.scorer) for metric in task.metrics.values())]
     (example, *_) = task.splits["test"]
     response = {"ifeval": "Sure:\nThe Kell, the Orm", "ifbench": "Sure:\nThe Kell is quite long"}[name]
     values = [(await judge(example, response)).value for judge in judges]

@@ -94,7 +94,7 @@ def test_best_of_takes_the_highest_and_first_the_first(values: list[int]) -> Non
 
 def test_best_of_judges_by_the_inputs_and_takes_the_earliest_of_equals() -> None:
     def length_fits(inputs: Mapping[str, Any], value: Any) -> float:
-        return -abs(len(value) - inputs["length"])
+        return -float(abs(len(value) - inputs["length"]))
 
     fusion = Fusion("best_of", judge=length_fits)
     assert fuse_values(fusion, ["a", "bbb", "ccc", "dddd"], {"length": 3}) == "bbb"

@@ -397,7 +397,7 @@ def test_a_users_function_may_refuse_by_raising_or_by_none_and_its_bug_is_named(
     def shout(response: str) -> str | None:
         if response == "bad":
             raise Unparsable("bad")
-        return response.upper() if response else {}["x"] if response == "" else None
+        return response.upper() if response else dict[str, str]()["x"]
 
     async def later(response: str) -> str:
         return response

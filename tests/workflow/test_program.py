@@ -96,7 +96,7 @@ async def only(task: Task, config: Config, answer: Any = None) -> ExampleResult:
     return result
 
 
-async def two_steps(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+async def two_steps(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str | None:
     async with AsyncOpenAI(**openai, max_retries=0) as client:
 
         async def ask(subtask: str, question: str) -> str | None:
@@ -159,7 +159,7 @@ async def test_a_program_scores_and_costs_what_the_declared_subtasks_do(tmp_path
 async def test_a_repeated_call_draws_new_responses_and_the_next_run_draws_the_same(
     config: Config,
 ) -> None:
-    async def thrice(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+    async def thrice(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str:
         async with AsyncOpenAI(**openai, max_retries=0) as client:
             asked = [client.chat.completions.create(model="agentopt/find", messages=MESSAGES) for _ in range(3)]
             return " ".join([str((await done).choices[0].message.content) for done in asked])
@@ -181,7 +181,7 @@ async def test_a_repeated_call_draws_new_responses_and_the_next_run_draws_the_sa
 )
 async def test_what_a_command_prints_is_the_answer(body: str, output: str, tmp_path: Path, config: Config) -> None:
     task = script(tmp_path, body)
-    task = replace(task, splits={"test": [e for e in task.splits["test"] if e.id == "test-1"]})
+    task = replace(task, splits={"test": tuple(e for e in task.splits["test"] if e.id == "test-1")})
     result = await only(task, config)
     assert (result.output, result.score, result.error) == (output, 0.0, None)
     assert result.feedback.startswith("the program called none of its subtasks")
@@ -417,7 +417,7 @@ async def test_no_key_is_in_a_programs_error_message(
     (tmp_path / "leaks.py").write_text(textwrap.dedent(LEAKS))
     gateway_keys: list[str] = []
 
-    def leaking(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+    def leaking(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> None:
         gateway_keys.append(openai["api_key"])
         raise ValueError(CATALOG_KEY + OTHER_KEY + openai["api_key"])
 
@@ -442,7 +442,7 @@ async def test_no_key_is_in_a_programs_error_message(
 async def test_a_cap_that_is_reached_in_a_call_ends_the_run(tmp_path: Path) -> None:
     told: list[Any] = []
 
-    async def program(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+    async def program(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str | None:
         try:
             return await two_steps(inputs, openai)
         except RateLimitError as error:
@@ -458,7 +458,7 @@ async def test_a_cap_that_is_reached_in_a_call_ends_the_run(tmp_path: Path) -> N
 
 
 async def test_a_sync_function_of_two_parameters_runs_in_a_thread(config: Config) -> None:
-    def run(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+    def run(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str | None:
         return asyncio.run(two_steps(inputs, openai))
 
     assert measured(await evaluated(task_of(Program(function=run)), config)) == measured(await evaluated(TOY, config))
@@ -466,7 +466,7 @@ async def test_a_sync_function_of_two_parameters_runs_in_a_thread(config: Config
 
 async def test_a_function_that_returns_something_to_await_is_awaited(config: Config) -> None:
     class AsyncCall:
-        async def __call__(self, inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+        async def __call__(self, inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str | None:
             return await two_steps(inputs, openai)
 
     declared = measured(await evaluated(TOY, config))
@@ -477,10 +477,10 @@ async def test_a_function_that_returns_something_to_await_is_awaited(config: Con
 async def test_a_function_that_does_not_end_is_abandoned_and_one_that_raises_is_reported(config: Config) -> None:
     over = threading.Event()
 
-    def stuck(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+    def stuck(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> None:
         over.wait(60)
 
-    def broken(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+    def broken(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> None:
         raise StopIteration("no more")
 
     late = await only(task_of(Program(function=stuck, timeout=0.1)), config)
@@ -490,10 +490,10 @@ async def test_a_function_that_does_not_end_is_abandoned_and_one_that_raises_is_
 
 
 async def test_a_function_that_exits_fails_on_its_example_and_the_evaluation_continues(config: Config) -> None:
-    def exits(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+    def exits(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> None:
         sys.exit("no town")
 
-    async def exits_late(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+    async def exits_late(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> None:
         await asyncio.sleep(0)
         sys.exit("no town")
 
@@ -504,7 +504,7 @@ async def test_a_function_that_exits_fails_on_its_example_and_the_evaluation_con
 async def test_at_most_so_many_run_concurrently(config: Config) -> None:
     running: list[int] = [0, 0]
 
-    async def run(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+    async def run(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str:
         running[0] += 1
         running[1] = max(running)
         await asyncio.sleep(0.01)
@@ -596,9 +596,9 @@ async def called_until_gone(client: httpx.AsyncClient, url: str) -> None:
 
 
 async def test_the_gateway_is_gone_a_while_after_its_last_use_and_there_again_for_the_next() -> None:
-    def where(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+    def where(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> str:
         assert httpx.get(f"{openai['base_url']}/models", trust_env=False).status_code == 401
-        return openai["base_url"]
+        return str(openai["base_url"])
 
     runner = ProgramRunner(TOY, Program(function=where), linger=0.05)
     example = TOY.splits["test"][0]
