@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -15,8 +16,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.sqlite import SqliteSaver
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agentopt.core.database import LOCK, Condition, open_engine
-from agentopt.core.errors import ConfigError
+from agentopt.core.database import LOCK, LONGEST_PAUSE, WAIT_SECONDS, Condition, open_engine
+from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.extras import install_command
 from agentopt.core.files import create_private
 
@@ -173,8 +174,13 @@ async def _postgres_saver(url: str, condition: Condition | None) -> AsyncIterato
         while not await _is_locked_by(connection):  # noqa: ASYNC110 - other processes change it
             await asyncio.sleep(0.1)
         await AsyncPostgresSaver(connection).setup()  # the lock is released with the connection
+
+    def limit_pauses(connection: Any) -> None:
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{LONGEST_PAUSE}s'")
+
     # A pool, because it replaces a connection that a restart of the database closed.
-    pool = ConnectionPool("", kwargs=options, min_size=1, max_size=1, check=ConnectionPool.check_connection, open=True)
+    check = ConnectionPool.check_connection
+    pool = ConnectionPool("", kwargs=options, min_size=1, max_size=1, configure=limit_pauses, check=check, open=True)
     with pool, _one_thread() as thread:
         yield _checked_saver(pool, condition, thread)
 
@@ -187,6 +193,9 @@ def _checked_saver(pool: Any, condition: Condition | None, thread: ThreadPoolExe
 
     class Saver(_InThread, PostgresSaver):
         _thread = thread
+
+        async def _call(self, function: Callable[[], T]) -> T:
+            return await super()._call(lambda: _repeated(function))
 
         def put(self, *arguments: Any, **named: Any) -> RunnableConfig:
             with self._checked() as saver:
@@ -204,6 +213,21 @@ def _checked_saver(pool: Any, condition: Condition | None, thread: ThreadPoolExe
                 yield PostgresSaver(connection, serde=self.serde)
 
     return Saver(pool)
+
+
+def _repeated(function: Callable[[], T]) -> T:
+    """Call a function that may be repeated, again while PostgreSQL cannot be reached, as when it restarts."""
+    from psycopg import OperationalError
+
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return function()
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                remedy = "check the database and its URL"
+                raise JournalError(f"the storage cannot be reached: {error}\n  remedy: {remedy}") from error
+        time.sleep(0.5)
 
 
 async def _is_locked_by(connection: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,23 +18,23 @@ OUTAGE_SECONDS = 30
 """Seconds that a database may be away."""
 
 
-async def patiently(work: Callable[..., T], *arguments: Any) -> T:
+async def patiently(work: Callable[..., T], *arguments: Any, clock: Callable[[], float] = time.monotonic) -> T:
     """Call a blocking method of a store in a thread; again while the database cannot be reached, as when it restarts.
 
     Args:
         work: The method.
         arguments: Its arguments.
+        clock: Monotonic time in seconds.
 
     Raises:
         JournalError: The database cannot be reached for `OUTAGE_SECONDS`.
     """
-    tries, pause = 0, 0.5
+    deadline = clock() + OUTAGE_SECONDS
     while True:
         try:
             return await asyncio.to_thread(work, *arguments)
         except DBAPIError as error:
-            if tries * pause >= OUTAGE_SECONDS or not is_passing(error):
+            if clock() >= deadline or not is_passing(error):
                 rule = f"the storage cannot be reached: {error}"
                 raise JournalError(f"{rule}\n  remedy: check the database and its URL") from error
-        tries += 1
-        await asyncio.sleep(pause)
+        await asyncio.sleep(0.5)
