@@ -243,13 +243,17 @@ class BatchLane:
             await self._book.enter(submission, calls)
         requests = {call.entry: call.request for call in calls}
         submitted = self._transport.submit(requests, label=submission, is_resumed=is_resumed)
-        async with aclosing(submitted) as results:
-            async for result in results:
-                if isinstance(result, Batch):
-                    await self._book.accept(submission, result, calls)
-                    self._start(self._collect(result, group), group)
-                else:
-                    await self._finish(_of(result.id, group), result.result)
+        refused: list[tuple[Waiting, Response | ModelError]] = []
+        try:
+            async with aclosing(submitted) as results:
+                async for result in results:
+                    if isinstance(result, Batch):
+                        await self._book.accept(submission, result, calls)
+                        self._start(self._collect(result, group), group)
+                    else:
+                        refused.append((_of(result.id, group), result.result))
+        finally:
+            await self._finish(refused)
 
     async def _collect(self, batch: Batch, group: Sequence[Waiting]) -> None:
         """Wait for a batch, also while its provider cannot be reached, and record the outcomes."""
@@ -273,12 +277,19 @@ class BatchLane:
                 async for outcome in outcomes:
                     self.being_answered += not is_read
                     is_read = True
-                    await self._finish(left.pop(outcome.id), outcome.result)
+                    await self._finish([(left.pop(outcome.id), outcome.result)])
         finally:
             self.being_answered -= is_read
 
-    async def _finish(self, waiting: Waiting, result: Response | ModelError) -> None:
-        """Record and settle an outcome, then pass it to the caller."""
+    async def _finish(self, outcomes: Sequence[tuple[Waiting, Response | ModelError]]) -> None:
+        """Record and settle outcomes, then pass them to the callers: one that fails may end the run and the others."""
+        passed = [(waiting, await self._recorded(waiting, result)) for waiting, result in outcomes]
+        for waiting, outcome in passed:
+            if not waiting.end.done():
+                waiting.end.set_result(outcome)
+
+    async def _recorded(self, waiting: Waiting, result: Response | ModelError) -> Usage | ModelError:
+        """Record and settle an outcome; returns what the caller gets."""
         call = waiting.call
         spec = discounted(self._specs[call.request.model], call.share)
         if isinstance(result, Response):
@@ -289,8 +300,7 @@ class BatchLane:
             usage = charge_failure(result, call.worst, spec)
             await self._journal.record_failure(call.entry, usage, result.kind, also=[done(call.entry)])
         self._settle(waiting, usage)
-        if not waiting.end.done():
-            waiting.end.set_result(usage if isinstance(result, Response) else result)
+        return usage if isinstance(result, Response) else result
 
     def _settle(self, waiting: Waiting, usage: Usage) -> None:
         if waiting.reservation and not waiting.reservation.settled:

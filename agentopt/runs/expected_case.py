@@ -11,7 +11,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
 from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
-from agentopt.core.phrases import in_words, plain_number
+from agentopt.core.phrases import plain_number
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd, usd_at_least
@@ -260,9 +260,7 @@ def expected_usd(task: Task, space: SearchSpace, lengths: ExpectedLengths) -> It
         if not any(usd.values()):  # all models are free
             continue
         costs = (f"{choice} {format_cost(cost, 'usd')}" for choice, cost in usd.items())
-        assumed = lengths.unmeasured(s)
-        remark = f"; the response lengths of {in_words(assumed)} are assumed" if assumed else ""
-        yield f"expected USD per 1,000 requests of {s.name}: {', '.join(costs)}{remark}"
+        yield f"expected USD per 1,000 requests of {s.name}: {', '.join(costs)}"
 
 
 def _shown(subtask: Subtask, demos: int) -> list[tuple[int, int]]:

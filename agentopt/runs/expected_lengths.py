@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Literal
 
 from agentopt.core.candidate import Candidate
@@ -38,12 +37,8 @@ RESPONSE = 0.5
 THOUGHTS = 0.5
 """Share of the rest of `max_tokens` that the thoughts of a model that thinks are expected to take."""
 
-Source = Literal["task", "others", "model", "any", "assumed"]
-"""The model's responses to this task, those of the subtask's other models to it, the model's to any task, those of the
-other models to any task, or none."""
-
-MEASURED: tuple[Source, ...] = ("task", "model")
-"""Sources that are responses of the model itself."""
+Source = Literal["task", "model", "assumed"]
+"""The responses of this task, those of the model to any task, or neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +50,12 @@ class CallLengths:
         answer: Tokens of one response, without thoughts.
         thoughts: Tokens of its thoughts.
         source: Where the length of the response is from.
-        guesses_thoughts: Whether the thoughts are a share of `max_tokens`, because no model's are known.
     """
 
     prompt: float
     answer: float
     thoughts: float
     source: Source
-    guesses_thoughts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +78,9 @@ class ExpectedLengths:
     def of(self, subtask: Subtask, model: str) -> CallLengths:
         """The lengths of one subtask with one model.
 
-        Models of one subtask are compared by these lengths, so a model without responses is taken to answer as the
-        others do: a share of `max_tokens` beside a measured length would be a difference between sources, not models.
-        The length of an answer is that of the others to this task, or else the task's `tokens`, the mean of the
-        model's responses to other tasks, that of the others', or half of `max_tokens`. The thoughts are the mean of
-        the model's to other tasks, or else, if it is known to think, that of the others that think, or half of the
-        rest of `max_tokens`.
+        Without responses of this task, an answer has the task's `tokens`, or else the mean of the model's responses to
+        other tasks, or else half of `max_tokens`; the thoughts are the mean of the model's, or else, if it is known to
+        think, half of the rest of `max_tokens`.
 
         Args:
             subtask: One of the task's subtasks.
@@ -98,49 +88,17 @@ class ExpectedLengths:
         """
         if found := self.recorded.get((subtask.name, model)):
             return found
-        prompt, answer, source = self._answer(subtask, model)
-        most, thoughts = max(0.0, subtask.max_tokens - answer), self._thoughts(subtask, model)
-        if thoughts is None:
-            return CallLengths(prompt, answer, THOUGHTS * most, source, guesses_thoughts=True)
-        return CallLengths(prompt, answer, min(thoughts, most), source)
-
-    def _answer(self, subtask: Subtask, model: str) -> tuple[float, float, Source]:
-        """The tokens of the prompt and of an answer of a model that has no response to this task."""
-        if others := self._of_task(subtask, subtask.models):
-            return fmean(one.prompt for one in others), fmean(one.answer for one in others), "others"
         if subtask.name not in self._prompts:
             self._prompts[subtask.name] = prompt_tokens(self.task, subtask)
-        prompt, own = self._prompts[subtask.name], model in self.of_models
-        seen = [self.of_models[name] for name in ([model] if own else subtask.models) if name in self.of_models]
-        if subtask.tokens or not seen:
-            return prompt, completion_tokens(subtask), "model" if own else "assumed"
-        answer = fmean(one.completion - one.thoughts for one in seen)
-        return prompt, min(max(answer, 1.0), float(subtask.max_tokens)), "model" if own else "any"
-
-    def _thoughts(self, subtask: Subtask, model: str) -> float | None:
-        """The tokens of the thoughts of a model that has no response to this task; None if they are not known."""
-        if own := self.of_models.get(model):
-            return own.thoughts
-        if not _thinks(self.specs[model], subtask.effort):
-            return 0.0
-        thinking = [name for name in subtask.models if _thinks(self.specs[name], subtask.effort)]
-        seen = [one.thoughts for one in self._of_task(subtask, thinking)] or [
-            self.of_models[name].thoughts for name in thinking if name in self.of_models
-        ]
-        return fmean(seen) if seen else None
-
-    def _of_task(self, subtask: Subtask, models: Sequence[str]) -> list[CallLengths]:
-        """The recorded lengths of the models that have responses to this task."""
-        return [found for model in models if (found := self.recorded.get((subtask.name, model)))]
-
-    def unmeasured(self, subtask: Subtask) -> list[str]:
-        """The models of a subtask whose lengths are assumed while those of others are measured.
-
-        Args:
-            subtask: One of the task's subtasks.
-        """
-        assumed = [model for model in subtask.models if self.of(subtask, model).source not in MEASURED]
-        return assumed if len(assumed) < len(subtask.models) else []
+        prompt, answer = self._prompts[subtask.name], completion_tokens(subtask)
+        if seen := self.of_models.get(model):
+            if subtask.tokens is None:
+                answer = min(max(seen.completion - seen.thoughts, 1.0), float(subtask.max_tokens))
+            thoughts = min(seen.thoughts, max(0.0, subtask.max_tokens - answer))
+            return CallLengths(prompt, answer, thoughts, "model")
+        thinks = _thinks(self.specs[model], subtask.effort)
+        thoughts = THOUGHTS * max(0.0, subtask.max_tokens - answer) if thinks else 0.0
+        return CallLengths(prompt, answer, thoughts, "assumed")
 
     def notes(self) -> Iterator[str]:
         """Yield the sources of the lengths, and of the thoughts of the models that may think."""
@@ -148,23 +106,22 @@ class ExpectedLengths:
         for subtask in self.task.subtasks:
             for model in subtask.models:
                 by_source.setdefault(self.of(subtask, model).source, {}).setdefault(model, []).append(subtask.name)
-        has_tokens = [bool(subtask.tokens) for subtask in self.task.subtasks]
-        of_model = "the means of the model's responses to other tasks"
+        assumed = "`tokens` of the task" if all(s.tokens for s in self.task.subtasks) else "half of max_tokens"
         words: dict[Source, str] = {
             "task": "the means of this task's responses in the journal",
-            "others": "those of the other models to this task",
-            "model": f"for thoughts, {of_model}" if all(has_tokens) else of_model,
-            "any": "the means of the other models' responses to other tasks",
-            "assumed": "`tokens` of the task" if all(has_tokens) else "half of max_tokens",
+            "model": "for thoughts, the means of the model's responses to other tasks",
+            "assumed": assumed,
         }
+        if any(s.tokens is None for s in self.task.subtasks):
+            words["model"] = "the means of the model's responses to other tasks"
         parts = [
             f"{words[source]} ({in_words(self._named(by_source[source]))})" for source in words if source in by_source
         ]
         yield f"expected token lengths: {'; '.join(parts)}"
-        used = {model for subtask in self.task.subtasks for model in subtask.models}
-        guessed = {m for s in self.task.subtasks for m in s.models if self.of(s, m).guesses_thoughts}
-        others = {name for name, spec in self.specs.items() if name not in used and _thinks(spec)}
-        if thinking := [name for name in self.specs if name in guessed | others]:
+        measured = {m for source in ("task", "model") for m in by_source.get(source, ())} - {
+            *by_source.get("assumed", ())
+        }
+        if thinking := [name for name, spec in self.specs.items() if _thinks(spec) and name not in measured]:
             rule = f"{in_words(thinking)} may think before answering"
             yield f"{rule}: the expected case counts thoughts of half of the rest of max_tokens, which may be far off"
 

@@ -128,9 +128,35 @@ def test_comments_name_what_an_installed_package_has(place: Path, console_script
 
 def test_models_of_the_users_own_catalogue_are_named(place: Path, console_script: Command) -> None:
     console_script("models", "add", "ollama/llama3.2", "--as", "mine")
+    console_script("models", "add", "ollama/qwen3", "--as", "other")
+    notes = console_script("init", "both", "--models", "mine", "--models", "other")[1]
+    assert "mine and other are in your own catalogue, not in models.yaml: copy the entries there" in notes
     note = "mine is in your own catalogue, not in models.yaml: copy the entry there for other users."
     assert note in console_script("init", "--models", "mine", "--models", "smollm2-135m")[1]
     assert "own catalogue" not in console_script("init", "other", "--models", "smollm2-135m")[1]
+
+
+def test_a_task_whose_models_cost_usd_has_a_cap_wherever_their_entries_are(
+    place: Path, console_script: Command
+) -> None:
+    for model in ("openai/gpt-4o-mini", "ollama/llama3.2"):
+        assert console_script("models", "add", model)[0] == 0
+    for folder, model, is_capped in (
+        ("own", "gpt-4o-mini", True),
+        ("new", "openai/gpt-5-mini", True),
+        ("free", "llama3.2", False),
+        ("local", "smollm2-135m", False),
+    ):
+        assert console_script("init", folder, "--models", model)[0] == 0
+        assert ("usd: 1 " in (place / folder / "config.yaml").read_text()) == is_capped
+
+
+def test_an_entry_in_place_of_one_of_the_catalogue_is_mentioned(place: Path, console_script: Command) -> None:
+    console_script("models", "add", "gpt-4o-mini", "--base-url", "http://127.0.0.1:9/v1")
+    printed = console_script("init", "new", "--models", "openai/gpt-4o-mini")[1]
+    assert "models.yaml has an entry of its own for gpt-4o-mini" in printed
+    assert "without its provider: --models gpt-4o-mini." in printed
+    assert "an entry of its own" not in console_script("init", "other", "--models", "gpt-4o-mini")[1]
 
 
 AS_A_RUN = [

@@ -15,7 +15,7 @@ from agentopt.cli.output import print_json
 from agentopt.core.errors import UserError
 from agentopt.core.plain_text import visible
 from agentopt.report.trace import print_trace, trial_examples_table
-from agentopt.runs.inspection import ExampleInspection, inspect_example, inspect_trial
+from agentopt.runs.inspection import inspect_example, inspect_trial
 from agentopt.runs.traces import CallTrace, SubtaskTrace
 from agentopt.testing.toy import toy_task
 from tests.cli.recorded import SETTINGS, record_run, write_task
@@ -125,11 +125,6 @@ def test_a_trace_whose_responses_are_gone_has_the_reason(tmp_path: Path) -> None
     assert found.result.output
 
 
-@pytest.fixture(scope="module")
-def inspected(tmp_path_factory: pytest.TempPathFactory) -> ExampleInspection:
-    return inspect_example(finished(tmp_path_factory.mktemp("inspected")), "validation-2")
-
-
 @pytest.mark.parametrize(
     ("recorded_seconds", "of_calls", "shown"),
     [
@@ -142,15 +137,16 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> ExampleInspection:
     ],
 )
 def test_the_latency_of_an_example_is_shown_as_far_as_it_is_known(
-    inspected: ExampleInspection, recorded_seconds: float | None, of_calls: dict[str, list[float]], shown: str
+    tmp_path: Path, recorded_seconds: float | None, of_calls: dict[str, list[float]], shown: str
 ) -> None:
+    found = inspect_example(finished(tmp_path), "validation-2")
     subtasks = tuple(
         SubtaskTrace(name, tuple(CallTrace("small", "samples", (), (), s) for s in seconds), "x", "")
         for name, seconds in of_calls.items()
     )
     output = StringIO()
-    result = replace(inspected.result, seconds=recorded_seconds)
-    print_trace(replace(inspected, result=result, subtasks=subtasks), Console(file=output, width=200))
+    result = replace(found.result, seconds=recorded_seconds)
+    print_trace(replace(found, result=result, subtasks=subtasks), Console(file=output, width=200))
     assert output.getvalue().splitlines()[1].endswith(f" USD, {shown}")
 
 

@@ -5,13 +5,18 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from agentopt.core.budget import Usage
+from agentopt.models.batch_calls import BatchBook
+from agentopt.models.journal import Journal
 from agentopt.runs.result import load_result
 from agentopt.testing.batch_servers import AnthropicBatchServer, BatchPlan, OpenAIBatchServer
+from agentopt.testing.faults import Faults
 
 Server = OpenAIBatchServer | AnthropicBatchServer
 SERVERS: dict[str, type[Server]] = {"openai": OpenAIBatchServer, "anthropic": AnthropicBatchServer}
@@ -112,3 +117,15 @@ async def test_200_batched_calls_of_a_run_killed_three_times_are_paid_for_once_a
     assert result.total.usd <= cap
     assert result.trials[0].score == in_direct.trials[0].score == 1
     assert "batch" in output
+
+
+async def test_a_run_whose_first_batch_is_refused_has_spent_nothing(tmp_path: Path) -> None:
+    async with OpenAIBatchServer(api_key=KEY, faults=Faults(script=[404])) as server:
+        write_task(tmp_path, server)
+        process = await start(tmp_path, "batch=true")
+        output = (await process.communicate())[0].decode()
+    assert process.returncode == 1
+    assert "a batch could not be submitted (HTTP 404" in output
+    with closing(Journal(tmp_path / "journal.db")) as journal:
+        assert set(journal.spend(None).by_purpose.values()) == {Usage()}
+        assert BatchBook(journal).submissions() == []

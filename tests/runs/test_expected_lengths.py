@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.expected_case import expected_case, expected_usd
 from agentopt.runs.expected_lengths import LEAST_RESPONSES, ExpectedLengths, expected_lengths
 from agentopt.runs.worst_case import estimate
-from agentopt.search.from_task import search_space, unlimited_space
+from agentopt.search.from_task import search_space
 from agentopt.testing.company import company_specs, company_task
 
 THINKS = {"supports": Supports(reasoning_effort=True)}
@@ -68,47 +67,11 @@ def test_a_model_that_has_answered_other_tasks_thinks_as_long_as_there(tmp_path:
         found = lengths_of(task, journal)
     one, other = (found.of(task.subtasks[0], model) for model in ("mini", "nano"))
     assert (one.answer, one.thoughts, one.source) == (7 if has_tokens else 5, 40, "model")
-    assert (other.answer, other.thoughts, other.source) == (one.answer, 40, "assumed" if has_tokens else "any")
-    (source,) = found.notes()
-    assert "the means of the model's responses to other tasks (mini); " in source
-    rest = "`tokens` of the task" if has_tokens else "the means of the other models' responses to other tasks"
-    assert source.endswith(f"; {rest} (nano)")
-
-
-@pytest.mark.parametrize("has_tokens", [True, False])
-@pytest.mark.parametrize("words", ["", " Be brief."])
-def test_models_of_a_subtask_are_not_compared_by_lengths_of_different_sources(
-    tmp_path: Path, *, words: str, has_tokens: bool
-) -> None:
-    """`nano` costs a sixth of `mini` for the same tokens, whether only one of them has answered or both."""
-    task = task_of("mini", "nano")
-    lengths = TokenLengths(20, 200) if has_tokens else None
-    task = replace(task, subtasks=tuple(replace(s, tokens=lengths) for s in task.subtasks))
-    with closing(answered(tmp_path, task_of("mini", words=words))) as journal:
-        found = lengths_of(task, journal)
-    for line, subtask in zip(expected_usd(task, unlimited_space(task, SPECS), found), task.subtasks, strict=True):
-        one, other = (found.of(subtask, model) for model in ("mini", "nano"))
-        assert (other.answer, other.thoughts) == (one.answer, one.thoughts)
-        usd = {model: float(shown) for model, shown in re.findall(r"(mini|nano) x1 ([\d.e-]+)", line)}
-        assert usd["nano"] == pytest.approx(usd["mini"] / 6, rel=0.01)
-        assert line.endswith("; the response lengths of nano are assumed")
-
-
-def test_the_response_lengths_of_a_subtask_are_one_assumption_if_no_model_is_measured() -> None:
-    task = task_of("mini", "nano")
-    found = ExpectedLengths(task, SPECS)
-    assert not any("are assumed" in line for line in expected_usd(task, unlimited_space(task, SPECS), found))
-
-
-def test_a_model_that_thinks_beside_measured_ones_that_do_not_is_named(tmp_path: Path) -> None:
-    specs = {"nano": SPECS["nano"], "mini": SPECS["mini"].model_copy(update={"supports": Supports()})}
-    task = task_of("mini", "nano")
-    with closing(answered(tmp_path, task_of("mini"))) as journal:
-        found = asyncio.run(expected_lengths(task, specs, journal, 0))
-    other = found.of(task.subtasks[0], "nano")
-    assert (other.answer, other.thoughts) == (5, (400 - 5) / 2)
+    assert other.source == "assumed"
+    assert other.thoughts == (task.subtasks[0].max_tokens - other.answer) / 2
     source, thinking = found.notes()
-    assert source.endswith("(mini); those of the other models to this task (nano)")
+    assert "the means of the model's responses to other tasks (mini); " in source
+    assert source.endswith("`tokens` of the task (nano)" if has_tokens else "half of max_tokens (nano)")
     assert thinking.startswith("nano may think before answering: the expected case counts thoughts of half")
 
 

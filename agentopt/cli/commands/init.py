@@ -8,7 +8,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def run_init(options: InitOptions, console: Console) -> None:
     _write(folder, files)
     invented = () if source else ("No data was given: data/ has twelve invented rows.",)
     missing = () if options.models else _unknown_models_note(calls, chosen.names)
-    notes = (*invented, *draft.notes, *missing, *_own_models_note(chosen.names, entries), *_download_note(chosen.names))
+    notes = (*invented, *draft.notes, *missing, *_catalogue_notes(chosen.names, entries), *_download_note(chosen.names))
     made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
     if options.as_json:
         print_json(made)
@@ -190,13 +190,17 @@ def _unknown_models_note(calls: Sequence[Call], models: Sequence[str]) -> list[s
     return [f"The recorded model {name} is not among the models: {remedy}." for name in unknown]
 
 
-def _own_models_note(models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
-    """What a colleague who gets the folder lacks."""
-    own = [name for name in models if name not in entries and name not in read_catalog(BUILT_IN)]
-    if not own:
-        return []
-    verb = "are" if own[1:] else "is"
-    return [f"{in_words(own)} {verb} in your own catalogue, not in models.yaml: copy the entry there for other users."]
+def _catalogue_notes(models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
+    """What a colleague who gets the folder lacks, and which entries of the user's catalogue the folder's replace."""
+    known, notes = Catalog.load(), []
+    if own := [name for name in models if name not in entries and name not in read_catalog(BUILT_IN)]:
+        verb, entry = ("are", "entries") if own[1:] else ("is", "entry")
+        place = f"{in_words(own)} {verb} in your own catalogue, not in models.yaml"
+        notes.append(f"{place}: copy the {entry} there for other users.")
+    if replaced := [name for name in entries if name in known]:
+        remedy = f"to use that of your catalogue, name it without its provider: --models {replaced[0]}"
+        notes.append(f"models.yaml has an entry of its own for {in_words(replaced)}; {remedy}.")
+    return notes
 
 
 def _download_note(models: Sequence[str]) -> list[str]:
@@ -210,7 +214,9 @@ def _settings(folder: Path, name: str, entries: Mapping[str, Any], draft: Draft,
         "# Models of this task that are not built in; `agentopt models list` shows all, the module "
         "agentopt.models.catalog\n# documents the fields.\n"
     )
+    known = Catalog.load()
     priced = any("usd_per_1m_prompt" in entry or find_entry(entry.get("litellm", "")) for entry in entries.values())
+    priced |= any(any(astuple(known[model].prices)) for model in chosen.names if model in known)
     prompts = "before" if "data/train.jsonl" in draft.files else "never"
     return {
         "config.yaml": CONFIG.format(
