@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import CallbackError, TaskError, UserError
+from agentopt.core.errors import TaskError, UserError
 from agentopt.core.events import (
     ExampleDone,
     FileProgress,
     JournalUsed,
     Note,
-    Spent,
 )
 from agentopt.core.observers import Observer, broadcast, closing, log_to, of_callbacks
 from agentopt.core.records import Evaluation, Split
@@ -36,7 +35,7 @@ from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.effort import check_efforts
 from agentopt.models.router import ModelRouter, connect
-from agentopt.models.session import Session, open_session
+from agentopt.models.session import open_session, spend_reported
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
@@ -192,7 +191,7 @@ async def aevaluate(
     opening = open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
     )
-    async with _spend_reported(opening, observe) as session:
+    async with spend_reported(opening, observe) as session:
         evaluator = open_evaluator(loaded, config, session, "tests")
         evaluation = await evaluator.evaluate_repeatedly(
             chosen, split, repeats, on_result=lambda result: observe(ExampleDone(result))
@@ -202,21 +201,6 @@ async def aevaluate(
             oldest, newest = (datetime.fromtimestamp(stored, UTC) for stored in (used.oldest, used.newest))
             observe(JournalUsed(used.responses, oldest, newest))
     return evaluation
-
-
-@asynccontextmanager
-async def _spend_reported(opening: AbstractAsyncContextManager[Session], observe: Observer) -> AsyncIterator[Session]:
-    """Open a session, and report its spend when its last call has ended, also after an exception."""
-    session: Session | None = None
-    try:
-        async with opening as session:
-            yield session
-    except BaseException:
-        if session:
-            with suppress(CallbackError):  # the exception to report is the one that ended the evaluation
-                observe(Spent(session.spent, session.unpriced))
-        raise
-    observe(Spent(session.spent, session.unpriced))
 
 
 async def adiagnose(

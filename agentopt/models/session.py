@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Budget, Caps, Usage
-from agentopt.core.errors import ConfigError
-from agentopt.core.events import Observer
+from agentopt.core.errors import CallbackError, ConfigError
+from agentopt.core.events import Observer, Spent
 from agentopt.core.paths import cache_folder
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.batch_lane import BatchLane, OpenTransport, open_transport
@@ -155,6 +155,26 @@ async def open_session(
         if lane:
             await lane.resume()
         yield Session(model, budget, book, specs, run)
+
+
+@asynccontextmanager
+async def spend_reported(opening: AbstractAsyncContextManager[Session], observe: Observer) -> AsyncIterator[Session]:
+    """Open a session, and report its spend when its last call has ended, also after an exception.
+
+    Args:
+        opening: `open_session`.
+        observe: Receives the `Spent` event.
+    """
+    session: Session | None = None
+    try:
+        async with opening as session:
+            yield session
+    except BaseException:
+        if session:
+            with suppress(CallbackError):  # the exception to report is the one that ended the work
+                observe(Spent(session.spent, session.unpriced))
+        raise
+    observe(Spent(session.spent, session.unpriced))
 
 
 @asynccontextmanager

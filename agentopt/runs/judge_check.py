@@ -166,9 +166,16 @@ async def check_judge(
     failed = {label.where: o for label, o in zip(labels, outcomes, strict=True) if isinstance(o, str)}
     if not scored_ones:
         first = next(iter(failed.values()))
-        raise ScorerError(f"the judge scored no labelled output: {first}")
+        raise ScorerError(f"the judge scored no labelled output: {first}\n  remedy: {_remedy(judge.model)}")
     report = _report(judge.model, evaluation, scored_ones, failed)
     return replace(report, notes=(*left_out, *report.notes))
+
+
+def _remedy(judge: str) -> str:
+    return (
+        "if the judge's replies have no verdict, set another `model`, or a higher `max_tokens`, under `scorer` of the "
+        f"task; if calls fail, `agentopt models check {judge}` reports why"
+    )
 
 
 def labels_of_split(labels: Sequence[Label], task: Task, split: Split) -> tuple[list[Label], list[str]]:

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import TaskError
+from agentopt.core.yaml_models import closest
 from agentopt.evaluation.outputs import as_text
+from agentopt.taskfile.table import TableRow
 from agentopt.taskfile.text_rows import CORRECT_ARGUMENT, csv_rows, json_lines
+
+COLUMNS = ("id", "output", "label", "score")
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "pass", "good", "right", "correct"), 1.0),
@@ -79,17 +83,29 @@ def _label(given: dict[str, Any], place: str) -> Label:
     example, output = row.get("id"), row.get("output")
     scores = [row[name] for name in ("label", "score") if row.get(name) is not None]
     if len(scores) != 1:
-        rule = f"a row must have either `label` or `score`, but got the columns {', '.join(given) or 'none'}"
+        _check_columns(given, ("label", "score"), place, "add the column `label`")
+        rule = f"a row must have either `label` or `score`, but has {'both' if scores else 'no value there'}"
         raise TaskError(rule, where=place, remedy="write one number from 0 to 1, or yes or no")
     if example is None and output is None:
-        rule = f"a row must have `id` or `output`, but got the columns {', '.join(given)}"
-        raise TaskError(rule, where=place, remedy="add the id of the example that was labelled")
+        remedy = "add the id of the example that was labelled"
+        _check_columns(given, ("id", "output"), place, remedy)
+        raise TaskError("a row must have `id` or `output`, but has no value there", where=place, remedy=remedy)
     return Label(
         None if example is None else as_text(example),
         None if output is None else as_text(output),
         _score(scores[0], place),
         place,
     )
+
+
+def _check_columns(row: dict[str, Any], names: tuple[str, str], place: str, remedy: str) -> None:
+    """Check that a row has at least one of two columns, with or without a value."""
+    columns, where = (row.columns, row.header) if isinstance(row, TableRow) else (tuple(row), place)
+    found = [column.strip().lower() for column in columns]
+    if not {*names} & {*found}:
+        rule = f"a row must have `{names[0]}` or `{names[1]}`, but got the columns {', '.join(columns) or 'none'}"
+        meant = next(filter(None, (closest(column, names) for column in found if column not in COLUMNS)), None)
+        raise TaskError(rule, where=where, remedy=f"did you mean '{meant}'?" if meant else remedy)
 
 
 def _score(value: Any, place: str) -> float:

@@ -17,11 +17,21 @@ Placed = tuple[str, dict[str, Any]]
 
 
 class TableRow(dict[str, Any]):
-    """The cells of a row that have a value; `empty` has the columns of the others."""
+    """The cells of a row that have a value.
 
-    def __init__(self, cells: Mapping[str, Any], empty: Iterable[str]) -> None:
+    Attributes:
+        columns: The named columns of the table.
+        header: The place of the header.
+    """
+
+    def __init__(self, cells: Mapping[str, Any], columns: Iterable[str], header: str) -> None:
         super().__init__(cells)
-        self.empty = frozenset(empty)
+        self.columns, self.header = tuple(columns), header
+
+    @property
+    def empty(self) -> frozenset[str]:
+        """The columns without a value in this row."""
+        return frozenset(self.columns) - self.keys()
 
 
 def table_rows(header: Sequence[Any], rows: Iterable[tuple[str, Sequence[Any]]], where: str) -> Iterator[Placed]:
@@ -42,7 +52,7 @@ def table_rows(header: Sequence[Any], rows: Iterable[tuple[str, Sequence[Any]]],
         if values:
             _check_cells(names, len(cells), values, place)
             row = {names[number]: value for number, value in values.items()}
-            yield place, TableRow(row, (name for name in names if name and name not in row))
+            yield place, TableRow(row, filter(None, names), where)
 
 
 def is_empty(value: Any) -> bool:

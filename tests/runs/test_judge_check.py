@@ -205,8 +205,10 @@ async def test_an_output_that_the_judge_cannot_score_is_reported_and_left_out(tm
     assert list(report.failed) == ["labels.csv:4"]
     assert "gave no usable verdict" in report.failed["labels.csv:4"]
     # No `UserError`: the input is right, so the command exits with 1, as the documentation promises.
-    with pytest.raises(ScorerError, match=r"the judge scored no labelled output: .*gave no usable verdict"):
+    with pytest.raises(ScorerError, match=r"the judge scored no labelled output: .*gave no usable verdict") as ended:
         await check(own_labels([4]), tmp_path, broken_on(4))
+    assert str(ended.value).count("\n  remedy: ") == 1
+    assert f"`agentopt models check {LARGE}`" in str(ended.value)
 
 
 async def test_the_error_of_a_stored_reply_says_how_a_repaired_judge_is_called_again(tmp_path: Path) -> None:
@@ -382,6 +384,20 @@ async def test_the_command_prints_first_how_many_outputs_are_left_out(tmp_path: 
     assert shown.splitlines()[1] == "1 of 30 labelled outputs have no score by the judge, and are left out below"
 
 
+@pytest.mark.parametrize("reply", ["no verdict", None])
+async def test_the_command_prints_what_its_calls_cost_with_and_without_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reply: str | None
+) -> None:
+    def given(body: dict[str, Any], number: int) -> str:
+        is_judge = body["messages"][0]["content"].startswith("You grade")
+        return reply if reply and is_judge else answer(body, number)
+
+    with suppress(ScorerError):
+        await run_command(tmp_path, CSV, answer=given, as_json=False)
+    calls = (3 if reply else 2) * ROWS
+    assert f"spent: {calls} calls, " in capsys.readouterr().err
+
+
 async def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.dumps({"id": f"r{n}", "score": label_of(n)}) for n in range(30)]
     await run_command(tmp_path, "\n".join(rows), "labels.jsonl", as_json=True)
@@ -418,7 +434,15 @@ async def test_a_task_without_a_judge_is_refused_before_any_call(tmp_path: Path)
         ("l.csv", "id,label\na,nan\n", "got 'nan'"),
         ("l.csv", "id,label\na,\n", r"either `label` or `score`"),
         ("l.csv", "id,label,score\na,1,1\n", r"either `label` or `score`"),
-        ("l.csv", "label\n1\n", r"must have `id` or `output`"),
+        ("l.csv", "id,label\na,\n", r"l.csv:2: .*`score`, but has no value there[\s\S]*write one number"),
+        ("l.csv", "id,label,score\na,1,1\n", r"l.csv:2: .*`score`, but has both[\s\S]*write one number"),
+        ("l.csv", "label\n1\n", r"l.csv:1: .*must have `id` or `output`[\s\S]*add the id of the example"),
+        ("l.csv", "id,output,label\n,,1\n", r"l.csv:2: .*must have `id` or `output`, but has no value there"),
+        ("l.csv", "id,output,lable\na,,1\n", r"l.csv:1: .*got the columns id, output, lable\n.*did you mean 'label'\?"),
+        ("l.csv", "\nID,Scores \na,1\n", r"l.csv:2: .*got the columns ID, Scores\n.*did you mean 'score'\?"),
+        ("l.csv", "id,verdict\na,1\n", r"l.csv:1: .*got the columns id, verdict\n.*add the column `label`"),
+        ("l.csv", "ouput,label\na,1\n", r"l.csv:1: .*got the columns ouput, label\n.*did you mean 'output'\?"),
+        ("l.jsonl", '{"id": "a", "lable": 1}\n', r"l.jsonl:1: .*got the columns id, lable\n.*did you mean 'label'\?"),
         ("l.csv", "id,label\na,1\nb,1\na,0\n", r"l.csv:4: an output must have one label.*l.csv:2"),
         ("l.csv", "id,label\n\xff,1\n", "is not UTF-8"),
         ("l.jsonl", '{"id": "a", "label": [1]}\n', r"got \[1\]"),

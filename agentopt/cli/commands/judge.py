@@ -22,7 +22,7 @@ from agentopt.core.events import Event
 from agentopt.core.phrases import counted, failures_in_words, in_words
 from agentopt.core.records import ExampleResult, Split
 from agentopt.evaluation.checked import checked_candidate
-from agentopt.models.session import open_session
+from agentopt.models.session import open_session, spend_reported
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval
 from agentopt.runs.config import Config
@@ -86,9 +86,10 @@ async def _check(
 
         caps, run = config.budget.caps(), f"judge check {task.name} {uuid.uuid4().hex}"
         models = model_router(specs, observe, required_models(task))
-        async with open_session(
+        opening = open_session(
             specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
-        ) as session:
+        )
+        async with spend_reported(opening, observe) as session:
             return await check_judge(
                 task, chosen, split, labels, config, session, repeats=repeats, on_result=count_result
             )
