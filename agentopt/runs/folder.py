@@ -44,6 +44,8 @@ TASK_FILE = "task.yaml"
 """A task folder is named by its path if its task file has this name."""
 RECORD = "record.jsonl"
 """The file of a run that `run_record` writes and reads."""
+TRACKED = ".tracker"
+"""A tracker leaves an empty file of its name with this ending."""
 
 
 def _of_earlier_version(config: object) -> object:
@@ -175,10 +177,21 @@ class RunFolder:
     def resuming(self) -> str:
         """What resumes the run, for messages: a command, or a call in Python for what exists in Python only."""
         if self.task is not None and self.config.strategy != CUSTOM:
-            return f"agentopt optimize --resume {shlex.quote(str(self.path))}"
+            return f"agentopt optimize --resume {shlex.quote(str(self.path))}{self.tracking}"
         strategy = "strategy=..., " if self.config.strategy == CUSTOM else ""
         task = "task" if self.task is None else repr(str(self.task))
-        return f"agentopt.optimize({task}, {strategy}resume={str(self.path)!r})"
+        callbacks = ", ".join(f"agentopt.trackers.{name}()" for name in self._trackers)
+        tracked = f", callbacks=[{callbacks}]" if callbacks else ""
+        return f"agentopt.optimize({task}, {strategy}resume={str(self.path)!r}{tracked})"
+
+    @property
+    def tracking(self) -> str:
+        """The options of `agentopt optimize` with which the trackers that recorded the run continue, after a blank."""
+        return "".join(f" --track {name}" for name in self._trackers)
+
+    @property
+    def _trackers(self) -> list[str]:
+        return sorted(file.stem for file in self.path.glob(f"*{TRACKED}"))
 
     def resuming_after(self, stopped: StopReason) -> str:
         """What resumes the run, for messages, as `resuming`; with a larger cap if one of the run ended it.

@@ -20,7 +20,7 @@ from agentopt.core.extras import install_command
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
 from agentopt.runs.config import BudgetConfig, Config
-from agentopt.runs.folder import RunFolder
+from agentopt.runs.folder import TRACKED, RunFolder
 from agentopt.testing.toy import toy_model, toy_task
 
 Command = Callable[..., tuple[int, str, str]]
@@ -52,7 +52,9 @@ def test_a_run_that_a_process_works_on_is_shown_live_and_a_stopped_one_resumed(c
     run = RunFolder.create(toy_task(), Config(runs=Path("runs")))
     with run.locked():
         assert f"is running.\n  agentopt report {run.path.name} --live" in console_script()[1]
-    assert f"was stopped.\n  agentopt optimize --resume {run.path.name}" in console_script()[1]
+    assert f"was stopped.\n  agentopt optimize --resume {run.path.name}\n" in console_script()[1]
+    (run.path / f"mlflow{TRACKED}").touch()
+    assert f"was stopped.\n  agentopt optimize --resume {run.path.name} --track mlflow\n" in console_script()[1]
 
 
 def test_a_run_that_a_cap_ended_before_a_candidate_is_resumed_and_a_finished_one_gated(console_script: Command) -> None:

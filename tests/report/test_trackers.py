@@ -19,6 +19,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.events import RunStarted, TrialDone
 from agentopt.core.plain_text import unstorable
 from agentopt.core.records import Trial
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.report.trackers.contents import TrackedRun, flattened, without_secrets
@@ -125,6 +126,23 @@ def test_a_resumed_run_records_its_earlier_trials_again(tmp_path: Path) -> None:
     agentopt.optimize(toy_task(), resume=run, provider=toy_model(), callbacks=[tracker(second)])
     assert sorted(second.trials) == list(range(6))
     assert second.ended == [True]
+
+
+def test_what_resumes_a_run_has_its_trackers(tmp_path: Path) -> None:
+    def refuse(run: TrackedRun) -> Recorded:
+        raise ConnectionError("nothing listens")
+
+    callbacks: list[Callable[[agentopt.events.Event], None]] = [tracker(Recorded())]
+    callbacks += [Tracker("wandb", refuse), kill_after(0)]  # opened late, or not at all
+    with pytest.raises(KeyboardInterrupt):
+        agentopt.optimize(toy_task(), settings(tmp_path), provider=toy_model(), callbacks=callbacks)
+    run = RunFolder.open(next((tmp_path / "runs").iterdir()))
+    trackers = "agentopt.trackers.mlflow(), agentopt.trackers.wandb()"
+    assert run.resuming == f"agentopt.optimize(task, resume={str(run.path)!r}, callbacks=[{trackers}])"
+    of_folder = replace(run, task=tmp_path / "task")
+    assert of_folder.resuming == f"agentopt optimize --resume {run.path} --track mlflow --track wandb"
+    capped = of_folder.resuming_after(StopReason(StopKind.CAP_REACHED, "trials"))
+    assert capped.startswith(f"{of_folder.resuming} -c budget.trials=")
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,17 @@ def show_next_step(here: Path, console: Console) -> None:
     if runs:
         last = max(runs, key=lambda run: run.path.stat().st_mtime)
         name, named = last.path.name, shlex.quote(last.path.name)
+        resuming = f"  agentopt optimize --resume {named}{last.tracking}"
         if last.is_locked:
             lines = [f"The run {name} is running.", f"  agentopt report {named} --live"]
         elif (last.path / "result.json").is_file():
             lines = [f"The last run here is {name}.", f"  agentopt runs show {named}"]
             if unsearched := load_result(last.path).unsearched:
-                lines = [f"The run {name} {unsearched}.", f"  agentopt optimize --resume {named}"]
+                lines = [f"The run {name} {unsearched}.", resuming]
             else:
                 lines.append(f"  agentopt gate {named}")
         else:
-            lines = [f"The run {name} was stopped.", f"  agentopt optimize --resume {named}"]
+            lines = [f"The run {name} was stopped.", resuming]
     elif tasks:
         task = tasks[0]
         config = ["-c", str((task / "config.yaml").relative_to(here))] if (task / "config.yaml").is_file() else []

@@ -186,9 +186,8 @@ def _what_to_run(
         raise UserError(rule, where=resume, remedy=opened.resuming if opened else None)
     if opened and task == opened.task and not task.exists():
         command = shlex.join(["agentopt", "optimize", "TASK", "--resume", str(opened.path)])
-        raise UserError(
-            f"the run's task is no longer at {task}", where=resume, remedy=f"{command}, with its folder as TASK"
-        )
+        remedy = f"{command}{opened.tracking}, with its folder as TASK"
+        raise UserError(f"the run's task is no longer at {task}", where=resume, remedy=remedy)
     return task, config, opened
 
 

@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 from agentopt.core.budget import Budget
 from agentopt.core.errors import UserError
 from agentopt.core.events import Event, RunDone, RunStarted, SearchStarted, TrialDone
+from agentopt.core.files import PRIVATE
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, Trial
 from agentopt.report.trackers.contents import (
@@ -24,6 +26,7 @@ from agentopt.report.trackers.contents import (
     tracked_run,
     trial_metrics,
 )
+from agentopt.runs.folder import TRACKED
 from agentopt.runs.result import load_result
 
 MOST_WAITING = 1_000
@@ -113,6 +116,8 @@ class Tracker:
         self.close()
         self._folder, self._budget, self._is_done, self._failed = folder, None, False, False
         self._waiting = queue.Queue(MOST_WAITING)
+        with suppress(OSError):
+            (folder / f"{self._name}{TRACKED}").touch(mode=PRIVATE)
         self._thread = threading.Thread(
             target=self._work, args=(folder, self._waiting), name=f"agentopt-{self._name}", daemon=True
         )
