@@ -29,7 +29,7 @@ from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
 from agentopt.core.task_rules import SPLITS
 from agentopt.core.yaml_models import did_you_mean, shown
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec

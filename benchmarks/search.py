@@ -37,7 +37,7 @@ from agentopt.search.base import Proposal, Runner, Search, SearchSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions
-from agentopt.search.proposers import BASELINE, INITIAL
+from agentopt.search.proposer_names import BASELINE, INITIAL
 from agentopt.search.recorded_landscape import Landscape
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.start import first_candidates

@@ -20,8 +20,8 @@ from agentopt.core.records import Trial
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.example_costs import ExampleCosts
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.measures import Measures
 from agentopt.search.base import Proposal, Runner, SearchSpace
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
@@ -195,7 +195,7 @@ async def test_the_repr_of_a_result_fits_a_screen(tmp_path: Path, subtasks: int)
 
 async def test_the_repr_of_a_result_wraps_a_line_without_cutting_a_number(tmp_path: Path) -> None:
     result = await agentopt.aoptimize(toy_task(), config(tmp_path, budget={"trials": 2}), provider=toy_model())
-    slow = Measures(0.000123, 12.345, 23.456)
+    slow = ExampleCosts(0.000123, 12.345, 23.456)
     finalists = tuple(replace(f, measures=slow, trial=123) for f in result.finalists)
     shown = repr(replace(result, cost_in="usd", finalists=finalists))
     assert max(map(len, shown.splitlines())) <= 100

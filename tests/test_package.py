@@ -57,7 +57,7 @@ IMPORTERS = {
     "alembic": {"core/schema_upgrade.py", "core/migrations/"},
     "datasets": {"taskfile/hub.py"},
     "pyarrow": {"taskfile/parquet.py"},
-    "pandas": {"runs/frames.py"},
+    "pandas": {"runs/dataframes.py"},
     "plotly": {"report/plots.py"},
     "python_calamine": {"taskfile/sheet.py"},
     "json_repair": {"core/json_text.py"},

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from agentopt.core.errors import UserError
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 

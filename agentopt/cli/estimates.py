@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agentopt.api import LoadedTask
 from agentopt.core.records import Evaluation
-from agentopt.models.fitting import limited
+from agentopt.models.request_fitting import limited
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config

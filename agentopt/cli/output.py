@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentopt.core.plain_text import visible, visible_json
 from agentopt.core.unicode_text import well_formed
-from agentopt.core.usd import rounded_usd
+from agentopt.core.usd_text import rounded_usd
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -38,7 +38,7 @@ class Failure:
 
 def stdout_console() -> Console:
     """Return a console on stdout: as wide as `COLUMNS` or the terminal, or 160 columns wide in a pipe or file."""
-    from agentopt.report.console import VisibleConsole
+    from agentopt.report.safe_console import VisibleConsole
 
     # A pipe has no width. A table folded at Rich's default of 80 columns is hard to read in a log.
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
@@ -47,7 +47,7 @@ def stdout_console() -> Console:
 
 def stderr_console() -> Console:
     """Return a console on stderr."""
-    from agentopt.report.console import VisibleConsole
+    from agentopt.report.safe_console import VisibleConsole
 
     return VisibleConsole(stderr=True)
 

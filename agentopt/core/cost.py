@@ -15,7 +15,7 @@ from typing import Any, Literal
 from agentopt.core.axes import Settings
 from agentopt.core.errors import TaskError
 from agentopt.core.field_types import check_fields
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from agentopt.core.phrases import plain_number
+from agentopt.core.message_text import plain_number
 from agentopt.core.stop_reason import StopKind, StopReason
-from agentopt.core.usd import format_usd, usd_at_least
+from agentopt.core.usd_text import format_usd, usd_at_least
 
 
 class AgentoptError(Exception):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.message_text import counted
+from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_models import shortened
 
 

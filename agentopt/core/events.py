@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate
+from agentopt.core.message_text import counted, in_words
 from agentopt.core.observers import Event as Event  # the names of `agentopt.events` are all here
 from agentopt.core.observers import Observer as Observer
 from agentopt.core.observers import broadcast as broadcast
 from agentopt.core.observers import log_to as log_to
 from agentopt.core.observers import of_callbacks as of_callbacks
-from agentopt.core.phrases import counted, in_words
 from agentopt.core.prompt_events import PromptsDone as PromptsDone
 from agentopt.core.prompt_events import PromptsFellBack as PromptsFellBack
 from agentopt.core.prompt_events import PromptsStarted as PromptsStarted
@@ -24,7 +24,7 @@ from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Remainin
 from agentopt.core.response_events import ResponsesIncomplete as ResponsesIncomplete
 from agentopt.core.response_events import ResponsesUnparsed as ResponsesUnparsed
 from agentopt.core.still_running import StillRunning as StillRunning
-from agentopt.core.usd import usd_in_words
+from agentopt.core.usd_text import usd_in_words
 
 
 @dataclass(frozen=True, slots=True)

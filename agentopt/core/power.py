@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import Split
 from agentopt.core.task import Task
 

@@ -12,7 +12,7 @@ from agentopt.core.cost import Reads, critical_path
 from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
 from agentopt.core.evaluation_text import evaluation_text
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.ties import ranked
 
 UNUSABLE_SHARE = 0.5

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from agentopt.core.errors import UserError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.plugins import import_function, load_plugins, package_of
 from agentopt.core.registry_entry import Entry, FunctionLoader
 from agentopt.core.registry_entry import ModelName as ModelName  # which docs/extend.md names

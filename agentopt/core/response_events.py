@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from agentopt.core.message_text import counted
 from agentopt.core.observers import Event
-from agentopt.core.phrases import counted
 
 
 @dataclass(frozen=True, slots=True)

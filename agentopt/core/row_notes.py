@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from agentopt.core.duplicates import near_duplicates
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.task import Task
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agentopt.core.budget import Usage
+from agentopt.core.message_text import counted
 from agentopt.core.observers import Event
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 
 
 @dataclass(frozen=True, slots=True)

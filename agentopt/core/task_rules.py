@@ -14,7 +14,7 @@ from agentopt.core.duplicates import inputs_key
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.yaml_models import RuleError, as_error, did_you_mean, listed, shortened, shown
 
 INPUTS = "inputs"

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator
 from typing import Any
 
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.yaml_models import shortened
 
 LIMITS = {"max_usd": "USD", "max_seconds": "s", "max_units": "units"}

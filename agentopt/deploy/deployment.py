@@ -11,13 +11,13 @@ from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.task import Subtask, Task
-from agentopt.deploy.front import FrontCandidate, front_of
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.deploy.pareto_front import FrontCandidate, front_of
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import refused_at
+from agentopt.models.request_fitting import refused_at
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config
-from agentopt.runs.measures import Measures
+from agentopt.runs.example_costs import ExampleCosts
 from agentopt.runs.result import load_result
 
 
@@ -46,7 +46,7 @@ class Deployment:
     config: Config
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     front: tuple[FrontCandidate, ...] = ()
-    measures: Measures | None = None
+    measures: ExampleCosts | None = None
 
     @property
     def title(self) -> str:

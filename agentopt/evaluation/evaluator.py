@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
 from agentopt.core.errors import BudgetExceeded, CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
-from agentopt.core.phrases import failures_in_words
+from agentopt.core.message_text import failures_in_words
 from agentopt.core.records import (
     EarlyStop,
     Evaluation,
@@ -27,7 +27,7 @@ from agentopt.core.records import (
 from agentopt.core.spans import span
 from agentopt.core.stopping import StopTest
 from agentopt.core.task import Example, Metric, Scorer, Task, Value
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import python
 from agentopt.models.base import ChatModel

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.phrases import counted, three_digits
+from agentopt.core.message_text import counted, three_digits
 from agentopt.core.records import Evaluation
 from agentopt.jobs.champion import Champion
 from agentopt.jobs.drift import ALARM, canary_rows, drift_evidence

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure
-from agentopt.core.phrases import counted, three_digits
+from agentopt.core.message_text import counted, three_digits
 from agentopt.core.ties import is_higher
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
@@ -23,7 +23,7 @@ from agentopt.jobs.measurement import Measurement, alarms, beats, costs
 from agentopt.jobs.measurer import Measurer
 from agentopt.jobs.promotion import Comparison, Finding, Night, PromotionRules, e_value_above, pooled, promotion, saves
 from agentopt.jobs.tables import JobRun
-from agentopt.models.measure import costs_usd, measure_of
+from agentopt.models.cost_measure import costs_usd, measure_of
 from agentopt.runs.result import Result
 
 

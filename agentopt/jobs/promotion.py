@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from agentopt.core.phrases import counted, three_digits
+from agentopt.core.message_text import counted, three_digits
 from agentopt.core.stats import Floats
 
 ALPHA = 0.05

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
 from agentopt.core.events import Event
-from agentopt.core.phrases import counted, in_words, three_digits
+from agentopt.core.message_text import counted, in_words, three_digits
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.jobs.canary import Canary, alarm_of

@@ -19,7 +19,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, ConfigError
 from agentopt.core.fingerprint import fingerprint as task_fingerprint
 from agentopt.core.task import Example, Subtask, Task
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.jobs.champion import digest
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import PROJECT_FILE, ModelSpec

@@ -27,7 +27,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.errors import AgentoptError, RunLostError, UserError
 from agentopt.core.files import private_folder
 from agentopt.core.plain_text import visible_json
-from agentopt.core.usd import USD_DIGITS
+from agentopt.core.usd_text import USD_DIGITS
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
 from agentopt.jobs.outcome import RunOutcome

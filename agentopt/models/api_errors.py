@@ -24,10 +24,10 @@ from agentopt.core.errors import (
     UnsupportedParameterError,
 )
 from agentopt.core.unicode_text import well_formed
-from agentopt.models.error_codes import Meaning, meaning_of
+from agentopt.models.http_refusals import classify, refused_parameter, requested_wait
 from agentopt.models.json_bytes import unwrap_error
+from agentopt.models.provider_error_codes import Meaning, meaning_of
 from agentopt.models.redaction import redact
-from agentopt.models.refusals import classify, refused_parameter, requested_wait
 from agentopt.models.response_body import error_in, error_object, error_text, page_text
 from agentopt.models.retry_after import retry_after, retry_headers
 

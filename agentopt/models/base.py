@@ -78,7 +78,7 @@ class Request:
         tool_choice: `tool_choice` of the OpenAI format as JSON text.
         reasoning_effort: Such as `low`; the catalogue entry's if None.
         parallel_tool_calls: Whether one answer may have several tool calls; the provider's default if None.
-        left_out: Parameters that must not be sent, because the endpoint does not take them; set by `fitting.fit`.
+        left_out: Parameters that must not be sent, which the endpoint does not take; set by `request_fitting.fit`.
         first_repeat: Repeat index of the first choice. Not part of the cache key, like `n` and `purpose`.
         n: Number of choices.
         purpose: What the call is for.
@@ -106,8 +106,8 @@ class Request:
 
         Args:
             identity: `ModelSpec.identity`.
-            shape: What else is sent, as described by `fitting.shape`. Empty for a plain request, whose responses are
-                found in journals of version 0.1.0 too.
+            shape: What else is sent, as `request_fitting.shape` describes it. Empty for a plain request, whose responses
+                are found in journals of version 0.1.0 too.
         """
         content: list[Any] = [
             identity,

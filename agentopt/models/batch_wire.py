@@ -14,8 +14,8 @@ import httpx
 from agentopt.core.errors import CatalogError, ModelError
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import payload
 from agentopt.models.hosted import HostedModel
+from agentopt.models.request_fitting import payload
 
 PLACEHOLDER = (
     b'{"id": "", "type": "message", "role": "assistant", "model": "", "stop_reason": "end_turn", "content": [], '

@@ -10,7 +10,7 @@ from typing import Any
 from agentopt.core.errors import ModelError
 from agentopt.models.base import Message, Request
 from agentopt.models.client import ModelClient
-from agentopt.models.fitting import refused_at
+from agentopt.models.request_fitting import refused_at
 
 CHECK_TOKENS = 256
 """Enough for a short thought."""

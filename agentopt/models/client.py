@@ -24,16 +24,16 @@ from agentopt.core.errors import (
     UnsupportedParameterError,
 )
 from agentopt.core.events import ModelNotice, NoticeTopic, Observer, Stopping
-from agentopt.models import fitting
+from agentopt.models import request_fitting
 from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.batch_calls import BatchedCall
 from agentopt.models.batch_lane import BatchLane
 from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
+from agentopt.models.client_call import Awaited, Call
 from agentopt.models.closing import Closing
 from agentopt.models.endpoint_findings import EndpointFindings
-from agentopt.models.fitted_call import Awaited, Call
 from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.journal_rows import Stored, response_of
@@ -118,7 +118,7 @@ class ModelClient:
         return self._specs[model]
 
     def refused(self, model: str) -> frozenset[str]:
-        """Return what the endpoint was found to refuse, as `fitting.refusal` and `fitting.choice_limit` name it.
+        """Return what the endpoint was found to refuse, as `refusal` and `choice_limit` of `request_fitting` name it.
 
         Those of earlier sessions of the run, and those that other runs found lately, are included.
         """
@@ -176,8 +176,8 @@ class ModelClient:
     def _fitted(self, request: Request, is_batched: bool = False, awaited: Awaited | None = None) -> Call:
         spec = self._specs[request.model]
         is_batched = is_batched and spec.batch is not None and request.purpose in BATCHED
-        fitted = fitting.fit(request, spec, self.refused(spec.name))
-        return Call(fitted, spec, fitted.key(spec.identity, fitting.shape(fitted, spec)), is_batched, awaited)
+        fitted = request_fitting.fit(request, spec, self.refused(spec.name))
+        return Call(fitted, spec, fitted.key(spec.identity, request_fitting.shape(fitted, spec)), is_batched, awaited)
 
     async def _looked_up(self, call: Call) -> tuple[asyncio.Lock, dict[int, Stored]]:
         """Wait for a call with the same key in flight, and look the call up. Returns the key's lock, acquired."""
@@ -200,7 +200,7 @@ class ModelClient:
         return replace(response_of(found, self._journal.opened), requests=requests)
 
     def _most_choices(self, call: Call) -> int:
-        return fitting.most_choices(call.request, call.spec, self.refused(call.spec.name))
+        return request_fitting.most_choices(call.request, call.spec, self.refused(call.spec.name))
 
     async def _complete(self, request: Request, call: Call, found: dict[int, Stored], lock: asyncio.Lock) -> Response:
         """Send what is missing, again without each parameter that is found to be refused. Releases the key's lock."""
@@ -211,7 +211,7 @@ class ModelClient:
             except UnsupportedParameterError as error:
                 if error.parameter in call.request.left_out or error.parameter == "tools":
                     raise
-                name = fitting.refusal(error.parameter, call.request.reasoning_effort)
+                name = request_fitting.refusal(error.parameter, call.request.reasoning_effort)
                 await self._findings.add(call.spec, name)
             finally:
                 lock.release()
@@ -231,7 +231,7 @@ class ModelClient:
     async def _send_missing(self, call: Call, found: Mapping[int, Stored]) -> dict[int, Stored] | None:
         """Send what is missing. Returns the responses; None if only a look-up knows them."""
         missing = call.missing(found)
-        chunks = fitting.consecutive(missing, self._most_choices(call))
+        chunks = request_fitting.consecutive(missing, self._most_choices(call))
         if chunks == [(call.request.first_repeat, call.request.n)]:
             results: list[dict[int, Stored] | BaseException | None] = [await self._attempts(call)]
         else:

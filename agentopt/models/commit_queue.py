@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from agentopt.core.database import transact
 from agentopt.core.errors import JournalError
-from agentopt.models.flights import Flights, Place
 from agentopt.models.journal_statements import Write, execute
+from agentopt.models.single_flight import Flights, Place
 
 
 @dataclass(frozen=True, slots=True, eq=False)

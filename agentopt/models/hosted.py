@@ -21,9 +21,9 @@ from agentopt.models.api_errors import model_error
 from agentopt.models.api_keys import key_of
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import payload
 from agentopt.models.live_text import LIVE, LiveText
 from agentopt.models.redaction import secrets_in
+from agentopt.models.request_fitting import payload
 from agentopt.models.response_body import ReadBody, ReadChoice, ReadUsage
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from agentopt.core.errors import JournalError
 from agentopt.models.base import Purpose, Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.commit_queue import CommitQueue
-from agentopt.models.flights import Flights, Place
 from agentopt.models.journal_presence import Presence
 from agentopt.models.journal_records import Sent, Spend
 from agentopt.models.journal_rows import FIND, PACE, Pace, Stored, as_json, choice_values, read_choice, storable
@@ -43,6 +42,7 @@ from agentopt.models.journal_tables import (
     responses,
     run_keys,
 )
+from agentopt.models.single_flight import Flights, Place
 
 IN_FLIGHT = "in flight"
 IN_BATCH = "in a batch"
@@ -247,7 +247,7 @@ class Journal:
         Args:
             run: Identifier of the run.
             spec: The catalogue entry of the model.
-            parameter: As `fitting.refusal` returned it.
+            parameter: As `request_fitting.refusal` returned it.
         """
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
         await self.write([(self.statements.kept[refused_parameters], row)])

@@ -26,7 +26,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.compute_slot import ComputeSlot, shared_slot
 from agentopt.models.engine import is_installed, physical_cores
 from agentopt.models.hosted import HostedModel
-from agentopt.models.weights import fetch
+from agentopt.models.weight_files import fetch
 
 START_SECONDS = 300.0
 """Time limit for loading a file; a large one on a slow disk takes minutes."""

@@ -187,7 +187,7 @@ def _finish_reason(given: Any) -> str:
 def error_in(answer: Mapping[str, Any]) -> Any:
     """Return the error of a body without choices, in whatever form; None if it has none.
 
-    A code of MiniMax or of Baidu's first version is preceded by the key that it is sent under, as in `error_codes`.
+    A code of MiniMax or of Baidu's first version follows the key that it is sent under, as in `provider_error_codes`.
     """
     if answer.get("error"):
         return answer["error"]

@@ -18,10 +18,10 @@ from agentopt.models.batch_lane import BatchLane, OpenTransport, open_transport
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import ModelClient
 from agentopt.models.custom_provider import CustomProvider
-from agentopt.models.fitting import limited
 from agentopt.models.journal import Journal
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.journal_records import CacheUse
+from agentopt.models.request_fitting import limited
 from agentopt.models.router import ModelRouter
 from agentopt.models.shared_budget import open_shared_budget
 from agentopt.models.shared_rate import SharedRates

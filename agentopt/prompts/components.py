@@ -16,7 +16,7 @@ from optuna.trial import create_trial
 
 from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_text import load_yaml
-from agentopt.prompts.proposers import Attempt, Brief
+from agentopt.prompts.prompt_proposers import Attempt, Brief
 
 NONE = ""
 """The choice of no fragment for a slot."""

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from agentopt.core.budget import Usage
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd, rounded_usd
+from agentopt.core.message_text import counted
+from agentopt.core.usd_text import format_usd, rounded_usd
 from agentopt.prompts.pilot import Pilot
 from agentopt.prompts.race import counted_by_proposer
 from agentopt.prompts.rewards import Rewards

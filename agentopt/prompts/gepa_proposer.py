@@ -10,7 +10,7 @@ from typing import Any
 
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.extras import install_command
-from agentopt.prompts.proposers import Attempt, Brief, ProposerError
+from agentopt.prompts.prompt_proposers import Attempt, Brief, ProposerError
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Cell, Reward, Rewards
 

@@ -16,7 +16,7 @@ from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.comparison import shared_scores
 from agentopt.core.errors import BudgetExceeded
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Example, Task
@@ -26,7 +26,7 @@ from agentopt.prompts.adoption import Adoption, adoption
 from agentopt.prompts.halving import RaceSettings, standing
 from agentopt.prompts.outcome import PromptDecision, RaceRewards, race_rewards
 from agentopt.prompts.pilot import Pilot, run_pilot
-from agentopt.prompts.proposers import Attempt, Brief, Failure, NewPrompt, PromptProposer, ProposerChain
+from agentopt.prompts.prompt_proposers import Attempt, Brief, Failure, NewPrompt, PromptProposer, ProposerChain
 from agentopt.prompts.race import Race, RacePlan
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Reward, Rewards

@@ -11,7 +11,7 @@ import numpy as np
 
 from agentopt.core.stats import Floats
 from agentopt.prompts.halving import RaceSettings, halving, standing
-from agentopt.prompts.proposers import NewPrompt
+from agentopt.prompts.prompt_proposers import NewPrompt
 from agentopt.prompts.rewards import Cell
 from agentopt.prompts.settings import PromptSettings
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from agentopt.core.errors import BudgetExceeded, CatalogError, ModelError, WeightsError
 from agentopt.core.json_text import repaired_json_values
 from agentopt.models.base import ChatModel, Message, Request, Response
-from agentopt.models.room_to_think import RoomToThink
+from agentopt.models.thinking_tokens import ThinkingTokens
 from agentopt.models.thoughts import split_thought
-from agentopt.prompts.proposers import Attempt, Brief, Failure, ProposerError
+from agentopt.prompts.prompt_proposers import Attempt, Brief, Failure, ProposerError
 
 SHOWN_ATTEMPTS = 5
 """Number of the best attempts that the model is shown."""
@@ -83,7 +83,7 @@ class ReflectiveProposer:
         context_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        self._chat, self._model = RoomToThink(chat), model
+        self._chat, self._model = ThinkingTokens(chat), model
         self._temperature, self._max_length, self._seed = temperature, max_length, seed
         self._context = context_length
 

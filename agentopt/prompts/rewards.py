@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import UNUSABLE_SHARE, ExampleResult
 from agentopt.core.stats import Floats
 from agentopt.core.task import Example, Task

@@ -16,11 +16,11 @@ from agentopt.core.unicode_text import well_formed
 from agentopt.report.formatting import format_difference
 from agentopt.report.page.build import resource
 from agentopt.report.tables import MEASURE_COLUMNS, Column, Row, measured_cell, table_of
-from agentopt.runs.measures import Measures
+from agentopt.runs.example_costs import ExampleCosts
 from agentopt.runs.run_comparison import ComparedPair, ComparedRun, RunComparison
 
 
-def _of_measures(column: Column[Measures | None]) -> Callable[[ComparedRun], str]:
+def _of_measures(column: Column[ExampleCosts | None]) -> Callable[[ComparedRun], str]:
     return lambda row: column.cell(row.measures)
 
 

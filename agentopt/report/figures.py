@@ -15,8 +15,8 @@ from typing import Any
 
 from agentopt.core.budget import Usage
 from agentopt.core.cost import SHOWN, CostMeasure, format_cost
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.message_text import counted
+from agentopt.core.usd_text import format_usd
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.runs.result import TrialLine
 from agentopt.runs.run_record import PromptsEntry

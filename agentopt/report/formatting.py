@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.intervals import APPROXIMATE_BELOW
-from agentopt.core.phrases import plain_number
+from agentopt.core.message_text import plain_number
 from agentopt.core.stats import Difference, Interval
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 
 
 def rounded(value: float, digits: int) -> float:

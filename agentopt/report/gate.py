@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agentopt.core.gate import EXIT_CODES, POWER, GateVerdict, gate_verdict
 from agentopt.core.stats import Bound, Difference
 from agentopt.report.formatting import APPROXIMATE, format_difference
-from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
 
 FAILED = 1
 """Exit code of a candidate that costs more than the limit."""
@@ -79,7 +79,7 @@ class GateReport:
     max_cost_ratio: float | None = None
     rows_needed: int | None = None
     notes: tuple[str, ...] = ()
-    measures: tuple[Measures | None, Measures | None] = (None, None)
+    measures: tuple[ExampleCosts | None, ExampleCosts | None] = (None, None)
     measured_on: str = "test"
 
     @property
@@ -118,7 +118,7 @@ class GateReport:
         return BASELINE if self.reference == BASELINE else "reference"
 
     @property
-    def _measured(self) -> list[tuple[str, Measures]]:
+    def _measured(self) -> list[tuple[str, ExampleCosts]]:
         """What was measured of the candidate and of the reference, if the price or the latency is known."""
         named = zip(("candidate", "reference"), self.measures, strict=True)
         of = f"measured on the {self.measured_on} split"
@@ -195,6 +195,6 @@ class GateData:
     cost_in: str | None
     max_cost_ratio: float | None
     measured_on: str
-    measured: dict[str, Measures | None]
+    measured: dict[str, ExampleCosts | None]
     rows_needed: int | None
     notes: tuple[str, ...]

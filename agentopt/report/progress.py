@@ -30,10 +30,10 @@ from agentopt.core.events import (
     TrialDone,
     TrialStarted,
 )
-from agentopt.core.phrases import counted, plain_number
+from agentopt.core.message_text import counted, plain_number
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, ExampleResult, Remaining
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.report.formatting import format_duration, format_seconds, format_spend
 from agentopt.runs.worst_case import FINALISTS
 

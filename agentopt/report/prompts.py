@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.message_text import counted
+from agentopt.core.usd_text import format_usd
 from agentopt.prompts.diagnosis import NO_VERDICT, Diagnosis
 from agentopt.report.formatting import format_interval, format_p_value
 from agentopt.report.tables import titled

@@ -16,10 +16,10 @@ from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import SHOWN, CostMeasure, format_cost
 from agentopt.core.plain_text import visible
 from agentopt.core.records import outcome
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.report.formatting import format_difference, format_interval, usage_cells
 from agentopt.runs.earnings import Earned
-from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
 from agentopt.runs.result import Finalist, Measured, Result, TrialLine
 
 Row = TypeVar("Row")
@@ -43,7 +43,7 @@ class Column(Generic[Row]):
     justify: Literal["left", "right"] = "left"
 
 
-MEASURE_COLUMNS: tuple[Column[Measures | None], ...] = (
+MEASURE_COLUMNS: tuple[Column[ExampleCosts | None], ...] = (
     Column("USD per 1,000", lambda row: format_usd(1000 * row.usd) if row else "-", "right"),
     Column("s p50", lambda row: _seconds(row.seconds_p50 if row else None), "right"),
     Column("s p95", lambda row: _seconds(row.seconds_p95 if row else None), "right"),
@@ -211,7 +211,7 @@ def cost_columns(
     return measured if is_measured else [own, *measured]
 
 
-def _of_line(column: Column[Measures | None], line: Callable[[Row], TrialLine | Finalist]) -> Column[Row]:
+def _of_line(column: Column[ExampleCosts | None], line: Callable[[Row], TrialLine | Finalist]) -> Column[Row]:
     return Column(column.header, lambda row: column.cell(line(row).measures), column.justify)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
 
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.plain_text import visible
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.report.tables import Column, table_of
 from agentopt.runs.inspection import ExampleInspection, ExampleRow, TrialInspection
 from agentopt.runs.traces import CallTrace, SampleTrace, SubtaskTrace

@@ -15,7 +15,7 @@ from agentopt.core.demos import Demo, Demos, DemosFrom, shows_targets
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Note, Observer
 from agentopt.core.files import own_file, write_atomically
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.message_text import counted, in_words
 from agentopt.core.records import ExampleResult
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.ties import is_higher

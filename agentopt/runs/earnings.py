@@ -9,7 +9,7 @@ from typing import Protocol
 from agentopt.core.budget import Usage
 from agentopt.core.records import TrialState
 from agentopt.core.ties import is_higher
-from agentopt.search.proposers import WITHOUT_AGENT
+from agentopt.search.proposer_names import WITHOUT_AGENT
 
 AGENT = "agent"
 """Purpose of the agent's calls, and its name if none of its candidates became a trial."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from agentopt.core.cost import Unit
-from agentopt.core.phrases import in_words, plain_number
+from agentopt.core.message_text import in_words, plain_number
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.evaluation.judge import Judge

@@ -11,14 +11,14 @@ from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
 from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
-from agentopt.core.phrases import plain_number
+from agentopt.core.message_text import plain_number
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
-from agentopt.core.usd import format_usd, usd_at_least
+from agentopt.core.usd_text import format_usd, usd_at_least
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import requests_for
 from agentopt.models.journal import Journal
-from agentopt.runs.agent_calls import expected_agent_usage, expected_writer_usage, prompt_writing
+from agentopt.models.request_fitting import requests_for
+from agentopt.runs.agent_usage import expected_agent_usage, expected_writer_usage, prompt_writing
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import runs_baseline
 from agentopt.runs.evaluators import priced_for

@@ -9,7 +9,7 @@ from typing import Literal
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.records import SubtaskUse
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.models.catalog import ModelSpec

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import UserError
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.records import Evaluation, ExampleResult, SubtaskUse
 from agentopt.core.task import Example
 from agentopt.core.yaml_models import did_you_mean, shown

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from agentopt.core.errors import AgentoptError
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import fit, shape
 from agentopt.models.journal import Journal
 from agentopt.models.journal_rows import response_of
+from agentopt.models.request_fitting import fit, shape
 
 
 class NotInJournalError(AgentoptError):

@@ -13,7 +13,7 @@ from agentopt.core.agreement import Agreement, agreement, classes_of, correlatio
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import by_group
 from agentopt.core.errors import ModelError, ScorerError, TaskError, UserError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.prediction_powered import CorrectedMean, corrected_mean
 from agentopt.core.records import Evaluation, Score, Split
 from agentopt.core.stats import Difference, Interval, mean_interval, paired_difference

@@ -29,16 +29,16 @@ from agentopt.core.events import (
     TestDone,
     TestStarted,
 )
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.power import SMALLEST, power_notes
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import KEPT_FOR_PROMPTS, StopKind, StopReason
 from agentopt.core.task import Task
-from agentopt.core.usd import USD_DIGITS
+from agentopt.core.usd_text import USD_DIGITS
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
-from agentopt.runs.at_hand import AtHand
+from agentopt.runs.cached_candidates import CachedCandidates
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
@@ -63,7 +63,7 @@ from agentopt.search.base import Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space, unit_note, with_fitting_unit
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.posterior import Choice
-from agentopt.search.proposers import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER
+from agentopt.search.proposer_names import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER
 from agentopt.search.unmet_limits import unmet_limits
 
 
@@ -213,11 +213,11 @@ class Optimization:
             append_entry(self.run.record, GuidelinesEntry(event.text, event.trials))
         self.observer(event)
 
-    def _at_hand(self) -> AtHand | None:
+    def _at_hand(self) -> CachedCandidates | None:
         """Orders batches if there are settings: their values often share answers."""
         if not any(subtask.settings for subtask in self.task.subtasks):
             return None
-        return AtHand(self.task, self.session.journal, self.session.specs, self.config.response_seed)
+        return CachedCandidates(self.task, self.session.journal, self.session.specs, self.config.response_seed)
 
     async def _better_prompts_before(
         self, space: SearchSpace, runner: TrialRunner, first: Trial, prompts: PromptPhase

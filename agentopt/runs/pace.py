@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 
 from agentopt.core.budget import Usage
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.message_text import counted, in_words
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 

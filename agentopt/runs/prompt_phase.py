@@ -16,13 +16,13 @@ from agentopt.core.records import Evaluation
 from agentopt.core.task import Example, Task
 from agentopt.core.yaml_models import listed
 from agentopt.evaluation.evaluator import Evaluator
-from agentopt.models.fitting import requests_for
+from agentopt.models.request_fitting import requests_for
 from agentopt.models.session import Session
 from agentopt.prompts.diagnosis import Diagnosis, diagnosis_of
 from agentopt.prompts.optimizer import Optimized, PromptOptimizer
 from agentopt.prompts.outcome import PromptDecision
 from agentopt.prompts.pilot import PilotError
-from agentopt.prompts.proposers import NewPrompt
+from agentopt.prompts.prompt_proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import Evaluation
 from agentopt.core.stats import Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason

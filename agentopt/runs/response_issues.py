@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from agentopt.core.candidate import Candidate
 from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete, ResponsesUnparsed
 from agentopt.core.intervals import proportion_ends
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.message_text import counted, in_words
 from agentopt.core.records import UNUSABLE_SHARE, Evaluation, ExampleResult, Split, SubtaskUse
 from agentopt.core.task import Task
 

@@ -20,19 +20,19 @@ from agentopt.core.cost import CostMeasure, cost_in_words
 from agentopt.core.errors import ConfigError, NoFinalistError
 from agentopt.core.files import own_file, write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
+from agentopt.core.message_text import counted
 from agentopt.core.paths import as_path
-from agentopt.core.phrases import counted
 from agentopt.core.records import EarlyStop, Evaluation, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason, from_sentence
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.core.yaml_text import to_yaml
+from agentopt.runs.dataframes import example_rows, frame, trial_row
 from agentopt.runs.earnings import Earned, earned
+from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
 from agentopt.runs.folder import check_not_task
-from agentopt.runs.frames import example_rows, frame, trial_row
-from agentopt.runs.measures import Measures, SubtaskCostShown
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 
@@ -137,7 +137,7 @@ class Finalist:
     against_baseline: Comparison | None = None
     metrics: dict[str, Measured] = field(default_factory=dict)
     shrunk: float | None = None
-    measures: Measures | None = None
+    measures: ExampleCosts | None = None
 
     def lines(self, cost_in: CostMeasure = "units") -> list[str]:
         """The finalist in two lines of text: its candidate, then its scores and its cost, with the split of each."""
@@ -168,7 +168,7 @@ class TrialLine:
     planned: int = 0
     stopped: EarlyStop | None = None
     shrunk: float | None = None
-    measures: Measures | None = None
+    measures: ExampleCosts | None = None
 
 
 def _fitted(line: str) -> str:

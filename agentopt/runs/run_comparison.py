@@ -15,9 +15,9 @@ from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.records import Evaluation
 from agentopt.core.stats import Difference, paired_difference
 from agentopt.runs.archive import RunArchive, RunState
+from agentopt.runs.example_costs import ExampleCosts
 from agentopt.runs.folder import sources
 from agentopt.runs.inspection import InspectedSplit
-from agentopt.runs.measures import Measures
 from agentopt.runs.result import Finalist, Measured, Role
 
 
@@ -41,7 +41,7 @@ class ComparedRun:
     trial: int
     candidate: Candidate
     score: Measured | None
-    measures: Measures | None
+    measures: ExampleCosts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _run(archive: RunArchive, role: Role, split: InspectedSplit) -> ComparedRun:
         finalist.trial,
         finalist.candidate,
         finalist.test if split == "test" else finalist.validation,
-        Measures.of(evaluation) if evaluation else finalist.measures,
+        ExampleCosts.of(evaluation) if evaluation else finalist.measures,
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from agentopt.core.budget import Caps
 from agentopt.core.files import private_opener
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentopt.core.cost import SHOWN, cost_in_words
-from agentopt.core.phrases import in_words, plain_number
+from agentopt.core.message_text import in_words, plain_number
 from agentopt.core.records import Evaluation, Trial
-from agentopt.core.usd import format_usd
-from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.core.usd_text import format_usd
+from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
 from agentopt.runs.result import Comparison, Finalist, Measured, Role, TrialLine
 from agentopt.search.base import SearchSpace
 from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
@@ -66,7 +66,7 @@ def finalist(
         against_baseline=compared,
         metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
         shrunk=choice.shrunk.get(trial.number),
-        measures=Measures.of(trial.evaluation),
+        measures=ExampleCosts.of(trial.evaluation),
     )
 
 
@@ -84,7 +84,7 @@ def trial_line(trial: Trial, shrunk: Mapping[int, float]) -> TrialLine:
         trial.evaluation.planned_scores,
         trial.evaluation.stopped,
         shrunk.get(trial.number),
-        Measures.of(trial.evaluation),
+        ExampleCosts.of(trial.evaluation),
     )
 
 

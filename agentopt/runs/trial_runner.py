@@ -18,7 +18,7 @@ from agentopt.runs.trial_store import TrialStore, highest_score
 from agentopt.search.base import Proposal
 from agentopt.search.measured_costs import with_measured_costs, within_limits
 from agentopt.search.posterior import TOLERANCE
-from agentopt.search.proposers import BASELINE
+from agentopt.search.proposer_names import BASELINE
 from agentopt.search.run_view import FailedExample
 
 COMPLETED = "completed, because all trials together make it the best"

@@ -31,7 +31,7 @@ from agentopt.search.from_task import needs_measuring, search_space, unlimited_s
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
-from agentopt.search.proposers import PROMPTS_AFTER
+from agentopt.search.proposer_names import PROMPTS_AFTER
 
 
 class TrialStore:

@@ -14,7 +14,7 @@ from agentopt.core.axes import escalating
 from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import ConfigError, UserError
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.records import ExampleResult, SubtaskUse, Trial
 from agentopt.core.stopping import bounded
 from agentopt.core.task import Subtask, Task
@@ -22,10 +22,10 @@ from agentopt.core.ties import is_higher
 from agentopt.core.yaml_models import Strict, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec, Usd
-from agentopt.models.fitting import requests_for
+from agentopt.models.request_fitting import requests_for
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.promising import promising, rows_to_call
+from agentopt.runs.promising_candidates import promising, rows_to_call
 from agentopt.runs.trial_store import recorded_trials
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import search_space

@@ -20,11 +20,11 @@ from agentopt.evaluation.judge import JUDGE_TRIES, Judge, judge_messages
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
-from agentopt.models.fitting import choices_per_request
 from agentopt.models.journal import Journal
+from agentopt.models.request_fitting import choices_per_request
 from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
-from agentopt.runs.agent_calls import agent_usage, phases_of, prompt_writing, prompted_subtasks, writer_usage
+from agentopt.runs.agent_usage import agent_usage, phases_of, prompt_writing, prompted_subtasks, writer_usage
 from agentopt.runs.config import BatchUse, Config
 from agentopt.runs.demonstrations import examples_to_try, not_shown, runs_baseline
 from agentopt.runs.evaluators import batched_models, priced_for

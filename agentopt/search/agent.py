@@ -30,7 +30,7 @@ from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.core.files import own_file
 from agentopt.core.records import by_score
 from agentopt.models.base import ChatModel
-from agentopt.models.room_to_think import RoomToThink
+from agentopt.models.thinking_tokens import ThinkingTokens
 from agentopt.search.agent_calls import Agent, AgentUnavailableError
 from agentopt.search.agent_prior import PRIOR_PROMPT, prior_schema, read_prior, with_beliefs
 from agentopt.search.agent_prompts import (
@@ -50,7 +50,7 @@ from agentopt.search.full_prompt import PROMISING, FullReply, Outlook, full_prom
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.paper_prompt import paper_guideline_prompt, paper_proposal_prompt
-from agentopt.search.proposers import INITIAL, SURROGATE
+from agentopt.search.proposer_names import INITIAL, SURROGATE
 from agentopt.search.run_view import RunView
 from agentopt.search.settings import AgentSettings, StartName
 from agentopt.search.start import first_candidates
@@ -114,7 +114,7 @@ class AgentSearch:
         batch_size: int = 5,
         seed: int = 0,
     ) -> None:
-        self._model = RoomToThink(model) if model else None
+        self._model = ThinkingTokens(model) if model else None
         self._settings, self._variant, self._fallback = variant.settings(settings), variant, fallback
         self._checkpoints, self._thread, self._condition = checkpoints, thread, condition
         self._description, self._start, self._batch_size, self._seed = description, start, batch_size, seed

@@ -14,7 +14,7 @@ from agentopt.core.task import Task
 from agentopt.core.yaml_models import RuleError, as_error, shown
 from agentopt.models.base import ChatModel
 from agentopt.search.base import Search, Strategy
-from agentopt.search.proposers import FALLBACK
+from agentopt.search.proposer_names import FALLBACK
 from agentopt.search.settings import AgentSettings, SearchSettings
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Tried, Variant, mlcopilot
 

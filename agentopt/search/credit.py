@@ -13,7 +13,7 @@ from agentopt.core.ties import is_higher
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.neighbourhood import without_limits
-from agentopt.search.proposers import ARCHIVE, BASELINE, INITIAL, PROMPTS
+from agentopt.search.proposer_names import ARCHIVE, BASELINE, INITIAL, PROMPTS
 from agentopt.search.surrogate import Expectation, Scores, expectations, shares_behind
 
 BEFORE = (BASELINE, ARCHIVE, PROMPTS, INITIAL)

@@ -9,13 +9,13 @@ from dataclasses import replace
 from agentopt.core.axes import CASCADE
 from agentopt.core.cost import CostMeasure, SubtaskCost, Unit, units
 from agentopt.core.errors import NothingEvaluated, TaskError
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.message_text import counted, in_words
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import choices_per_request
-from agentopt.models.measure import measure_of
+from agentopt.models.cost_measure import measure_of
+from agentopt.models.request_fitting import choices_per_request
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 

@@ -29,7 +29,7 @@ from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.from_task import needs_measuring, search_space
-from agentopt.search.proposers import BASELINE
+from agentopt.search.proposer_names import BASELINE
 
 FORMAT = 1
 """Version of the file format; files of other versions are rejected."""

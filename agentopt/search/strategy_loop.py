@@ -11,7 +11,7 @@ from agentopt.core.records import Trial
 from agentopt.core.registry import GUIDE
 from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.measured_costs import with_measured_costs
-from agentopt.search.proposers import ARCHIVE, BASELINE, PROMPTS
+from agentopt.search.proposer_names import ARCHIVE, BASELINE, PROMPTS
 
 
 class LoopSearch:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agentopt.core.cost import SHOWN, CostMeasure, cost_in_words
-from agentopt.core.phrases import in_words
-from agentopt.core.usd import format_usd
+from agentopt.core.message_text import in_words
+from agentopt.core.usd_text import format_usd
 from agentopt.search.base import SearchSpace
 from agentopt.search.neighbourhood import affordable
 

@@ -37,19 +37,19 @@ from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import as_error, did_you_mean, explain, shown
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.cost_measure import measure_of
 from agentopt.models.effort import check_efforts
-from agentopt.models.measure import measure_of
 from agentopt.models.providers import adding_command
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, correct_row, read_rows
-from agentopt.taskfile.named import Named, build
+from agentopt.taskfile.extension_spec import ExtensionSpec, build
 from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import into_splits, read_dataset, read_split
 from agentopt.taskfile.schema import SplitSpec, SubtaskSpec, TaskSpec
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
+from agentopt.taskfile.search_space import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.taskfile.sources import source_name
-from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.workflow.templates import Record, Template, compile_template
 
 TASK_FILE = "task.yaml"
@@ -210,7 +210,7 @@ class _Reader:
         parse = self._parser(spec.parse, f"{where}.parse")
         return read_program(spec, self.file.parent, self.functions, parse, where)
 
-    def _parser(self, spec: Named, where: str) -> Parser:
+    def _parser(self, spec: ExtensionSpec, where: str) -> Parser:
         return build(PARSERS, spec, self.functions, where)[1]  # type: ignore[no-any-return]
 
     def _fusion(self, spec: SubtaskSpec) -> Fusion:
@@ -365,18 +365,18 @@ class _Reader:
                     raise TaskError(rule, where=self.at("tokens", spec), remedy=remedy)
 
 
-def _named_models(registry: Registry, spec: Named, where: str) -> Iterator[tuple[str, str]]:
+def _named_models(registry: Registry, spec: ExtensionSpec, where: str) -> Iterator[tuple[str, str]]:
     return ((name, f"{where}.{option}") for option, name in registry.find(spec.kind).models(spec.options).items())
 
 
-def _of_parser(spec: Named, trait: str) -> Any:
+def _of_parser(spec: ExtensionSpec, trait: str) -> Any:
     """The value of the option that the parser's registration names as its `trait`."""
     entry = PARSERS.find(spec.kind)
     option = entry.traits.get(trait)
     return entry.read(spec.options).get(option) if option else None
 
 
-def _sample(spec: Named) -> Value | None:
+def _sample(spec: ExtensionSpec) -> Value | None:
     """A value such as the parser returns; None if its type is not known."""
     values = _of_parser(spec, "values")
     return values[0] if values else PARSERS.find(spec.kind).traits.get("sample")

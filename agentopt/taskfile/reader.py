@@ -17,7 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from agentopt.core.duplicates import groups_of
 from agentopt.core.errors import AgentoptError, TaskError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import Split
 from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any, Literal
 
 from agentopt.core.errors import TaskError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.power import power_advice
 from agentopt.core.records import Split
 from agentopt.taskfile.profile import AnswerKind, Profile, Row, profile_of

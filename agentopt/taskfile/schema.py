@@ -22,7 +22,7 @@ from agentopt.core.yaml_models import (
     shown,
 )
 from agentopt.taskfile.cost_schema import CostSpec
-from agentopt.taskfile.named import FusionSpec, Named, ParserSpec, ScorerSpec
+from agentopt.taskfile.extension_spec import ExtensionSpec, FusionSpec, ParserSpec, ScorerSpec
 
 FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$"), Form("a function as file.py:name")]
 """A function in a Python file, as `file.py:name`, relative to the task folder."""
@@ -213,7 +213,7 @@ class ProgramSpec(Strict):
     its answer. `python` is the interpreter that runs agentopt."""
     function: FunctionName | None = None
     """A function of the inputs that returns the answer; see `taskfile.program`."""
-    parse: ParserSpec = Named(kind="text")
+    parse: ParserSpec = ExtensionSpec(kind="text")
     """The parser of a command's output."""
     timeout: Positive = 60.0
     """Most seconds for one example, not counting time during its calls."""
@@ -304,9 +304,9 @@ class SubtaskSpec(Strict):
     """Probability mass of the tokens that are sampled from (nucleus sampling); the endpoint's default unless given."""
     stop: tuple[Text, ...] = ()
     """Stop sequences."""
-    parse: ParserSpec = Named(kind="text")
+    parse: ParserSpec = ExtensionSpec(kind="text")
     """The parser of a response."""
-    fuse: FusionSpec = Named(kind="vote")
+    fuse: FusionSpec = ExtensionSpec(kind="vote")
     """How several samples become one value."""
     cascade: Annotated[CascadeSpec | None, _list_of("models", "two models", "write it like [small, large]"), _TWO] = (
         None

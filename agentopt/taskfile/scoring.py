@@ -17,13 +17,13 @@ from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.evaluation import scorers
 from agentopt.evaluation.judge import Judge
 from agentopt.taskfile.data import Row
-from agentopt.taskfile.named import Named, build
+from agentopt.taskfile.extension_spec import ExtensionSpec, build
 from agentopt.taskfile.schema import MetricSpec
 
 Rows = Mapping[Split, Sequence[Row]]
 
 
-def build_scorer(spec: Named, functions: Functions, where: str) -> Scorer:
+def build_scorer(spec: ExtensionSpec, functions: Functions, where: str) -> Scorer:
     """Build a scorer.
 
     Args:
@@ -40,7 +40,7 @@ def build_scorer(spec: Named, functions: Functions, where: str) -> Scorer:
     return scorers.python(scorer)
 
 
-def is_comparison(spec: Named) -> bool:
+def is_comparison(spec: ExtensionSpec) -> bool:
     """Whether the scorer compares the output with the target."""
     return bool(SCORERS.find(spec.kind).traits.get("compares"))
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from agentopt.core.errors import TaskError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.power import power_advice
 from agentopt.core.yaml_text import to_yaml
 from agentopt.taskfile.profile import answer_kind

@@ -12,7 +12,7 @@ import numpy as np
 from agentopt.core.stats import Floats
 from agentopt.prompts.adoption import Adoption, adoption
 from agentopt.prompts.halving import RaceSettings
-from agentopt.prompts.proposers import NewPrompt
+from agentopt.prompts.prompt_proposers import NewPrompt
 from agentopt.prompts.race import Race, RacePlan
 from agentopt.prompts.rewards import Cell
 from agentopt.prompts.settings import PromptSettings

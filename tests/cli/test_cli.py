@@ -26,7 +26,7 @@ from filelock import FileLock
 from agentopt import __version__
 from agentopt.cli.commands.export import FORMATS
 from agentopt.cli.help_pages import MainGroup
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.records import Split
 from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.zoo import running_zoo

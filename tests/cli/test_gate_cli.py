@@ -24,8 +24,8 @@ from agentopt.core.gate import MARGIN, GateVerdict
 from agentopt.core.stats import Difference, Interval
 from agentopt.report.gate import CostRatio, GateReport
 from agentopt.runs.config import BudgetConfig, Config
+from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.measures import Measures, SubtaskCostShown
 from agentopt.runs.result import Comparison, Role, load_result
 from agentopt.testing.server_process import ServerProcess
 
@@ -40,7 +40,7 @@ def report(mean: float, low: float, high: float, *, n: int = 100, p_value: float
 
 
 def test_measured_usd_and_latency_are_shown_where_they_are_known() -> None:
-    measured = (Measures(0.002, 1.5, 3.25), Measures(0.0))
+    measured = (ExampleCosts(0.002, 1.5, 3.25), ExampleCosts(0.0))
     found = report(0.1, 0.05, 0.15, measures=measured)
     line = "2 USD per 1,000 requests, 1.50 s (p50) and 3.25 s (p95)"
     assert [each for each in found.lines() if each.startswith("measured")] == [

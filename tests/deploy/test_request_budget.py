@@ -17,7 +17,7 @@ from agentopt.api import aoptimize
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import ApiError
 from agentopt.deploy.deployment import Deployment, find_deployment
-from agentopt.deploy.front import FrontCandidate, best_under
+from agentopt.deploy.pareto_front import FrontCandidate, best_under
 from agentopt.deploy.serve.app import CANDIDATE
 from agentopt.deploy.serve.request_budget import HEADER, candidate_under, model_of, with_budget
 from agentopt.deploy.serve.server import ServeSettings, serve

@@ -31,7 +31,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_format import ChatCall
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
-from agentopt.runs.measures import Measures
+from agentopt.runs.example_costs import ExampleCosts
 from agentopt.search.from_task import search_space
 from agentopt.taskfile.loading import load_task
 from agentopt.testing.company import company_task
@@ -446,10 +446,10 @@ def test_the_router_configuration_has_the_settings_and_an_entry_for_the_big_mode
     assert second["litellm_params"]["model"] == "openai/thinker"
 
 
-@pytest.mark.parametrize("measures", [None, Measures(0.0)])
-def test_the_title_has_what_was_measured(tmp_path: Path, measures: Measures | None) -> None:
+@pytest.mark.parametrize("measures", [None, ExampleCosts(0.0)])
+def test_the_title_has_what_was_measured(tmp_path: Path, measures: ExampleCosts | None) -> None:
     deployment = write(tmp_path, "http://127.0.0.1:9/v1", CHOICE)
-    known = replace(deployment, measures=Measures(0.002, 1.5, 3.25))
+    known = replace(deployment, measures=ExampleCosts(0.002, 1.5, 3.25))
     measured = "; measured on the validation split: 2 USD per 1,000 requests, 1.50 s (p50) and 3.25 s (p95)"
     assert known.title == deployment.title + measured
     assert measured in python_module(known)

@@ -22,9 +22,9 @@ from test_serve import answer, client_of, deployment_in, folder, plain_client, s
 
 from agentopt.core.errors import UserError
 from agentopt.deploy.serve.access import Access
-from agentopt.deploy.serve.door import Door
 from agentopt.deploy.serve.limits import ServerLimits, check_limits
 from agentopt.deploy.serve.log_limit import LogLimit
+from agentopt.deploy.serve.open_connections import OpenConnections
 from agentopt.deploy.serve.server import ServeSettings, serve
 from agentopt.testing.faults import Faults
 from agentopt.testing.servers import OpenAIServer
@@ -97,7 +97,7 @@ async def test_slow_bodies_take_no_place_of_a_call(folder: Path) -> None:
     assert [got.status_code for got in answers] == [200] * 3
 
 
-class Guest:
+class Client:
     def __init__(self) -> None:
         self.dropped = False
 
@@ -106,19 +106,19 @@ class Guest:
 
 
 def test_the_connection_that_has_waited_longest_makes_room() -> None:
-    door, guests = Door(3), [Guest() for _ in range(7)]
-    assert all(door.enter(guest) for guest in guests[:3])
-    door.works(guests[0])
-    door.waits(guests[1])  # a next request
-    assert door.enter(guests[3])
-    assert [guest.dropped for guest in guests[:4]] == [False, False, True, False]
-    for guest in (guests[1], guests[3]):
-        door.works(guest)
-    assert not door.enter(guests[4])
-    assert not guests[4].dropped
-    door.leave(guests[0])
-    assert door.enter(guests[5])
-    assert len(door) == 3
+    connections, clients = OpenConnections(3), [Client() for _ in range(7)]
+    assert all(connections.enter(client) for client in clients[:3])
+    connections.works(clients[0])
+    connections.waits(clients[1])  # a next request
+    assert connections.enter(clients[3])
+    assert [client.dropped for client in clients[:4]] == [False, False, True, False]
+    for client in (clients[1], clients[3]):
+        connections.works(client)
+    assert not connections.enter(clients[4])
+    assert not clients[4].dropped
+    connections.leave(clients[0])
+    assert connections.enter(clients[5])
+    assert len(connections) == 3
 
 
 def test_calls_in_flight_leave_connections_to_a_health_check() -> None:

@@ -22,7 +22,7 @@ from agentopt.evaluation.scorers import exact_match, python
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
-from agentopt.report.terminal import print_result
+from agentopt.report.printed_result import print_result
 from agentopt.runs.config import Config
 from agentopt.runs.result import Measured, load_result
 from agentopt.taskfile.loading import load_task

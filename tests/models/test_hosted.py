@@ -25,9 +25,9 @@ from agentopt.core.errors import (
 )
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec, Weights
-from agentopt.models.fitting import payload
 from agentopt.models.hosted import HostedModel, PromptDensity, estimated_tokens, split_tokens
-from agentopt.models.refusals import requested_wait
+from agentopt.models.http_refusals import requested_wait
+from agentopt.models.request_fitting import payload
 from agentopt.models.response_body import read_completion
 from agentopt.models.retry_after import retry_after
 from agentopt.models.scripted import ScriptedModel

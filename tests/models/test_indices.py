@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from agentopt.core.database import create_tables, insert, open_engine
 from agentopt.models import budget_store, journal_tables, lease
-from agentopt.models.flights import _LOCKED
 from agentopt.models.journal_rows import FIND, PACE, RESPONSES_OF
 from agentopt.models.journal_tables import ledger, requests, responses
+from agentopt.models.single_flight import _LOCKED
 from agentopt.runs.workers import chunks
 
 ROWS = 10_000

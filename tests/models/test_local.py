@@ -21,7 +21,7 @@ from agentopt.core.errors import CatalogError, PermanentModelError, TransientMod
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import BUILT_IN, ModelSpec, read_catalog
 from agentopt.models.local import EngineProcess, LocalModel
-from agentopt.models.weights import fetch
+from agentopt.models.weight_files import fetch
 from agentopt.testing.conformance import check_chat_model
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="module")]

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from agentopt.core.budget import Budget, Usage
 from agentopt.core.errors import PermanentModelError
-from agentopt.models import flights
+from agentopt.models import single_flight
 from agentopt.models.base import Choice, Message, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import ModelClient
@@ -150,7 +150,7 @@ async def test_a_session_releases_what_it_claimed_if_its_end_is_cancelled(place:
 
 async def test_leases_are_renewed_while_a_call_is_in_flight(place: str | Path) -> None:
     journal = Journal(place)
-    journal.flights._lease_seconds = 0.4
+    journal.single_flight._lease_seconds = 0.4
     entry = await journal.open("run", REQUEST, Usage(), "key")
     ends: list[float] = []
     with journal._engine.connect() as connection:
@@ -335,8 +335,8 @@ PLACE = {"of_key": "k", "of_repeat": 0}
 QUERIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "find": (FIND, {"key": "k", "first": 0, "last": 4}),
     "responses": (RESPONSES_OF, {"keys": ["k", "l"]}),
-    "locked": (flights._LOCKED, {"keys": ["k", "l"]}),
-    "remove": (flights._REMOVE, {**PLACE, "of_worker": "w"}),
+    "locked": (single_flight._LOCKED, {"keys": ["k", "l"]}),
+    "remove": (single_flight._REMOVE, {**PLACE, "of_worker": "w"}),
     "settle": (Statements.settle, {"entry": "e", **asdict(Usage()), "outcome": "ok", "closed": 1.0}),
     "retried": (Statements.retried, PLACE),
     "remove details": (Statements.remove_details, PLACE),

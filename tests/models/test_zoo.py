@@ -15,7 +15,7 @@ from agentopt.evaluation.judge import VERDICT_SCHEMA
 from agentopt.models.base import Message, Request, Response, ToolCall
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.check_entry import SCHEMA
-from agentopt.models.fitting import response_format
+from agentopt.models.request_fitting import response_format
 from agentopt.models.responses_api import as_completion, responses_body
 from agentopt.models.session import open_session
 from agentopt.prompts.reflective import reply_schema

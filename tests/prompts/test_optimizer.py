@@ -34,7 +34,7 @@ from agentopt.prompts.halving import RaceSettings
 from agentopt.prompts.optimizer import Optimized, PromptOptimizer, attempts
 from agentopt.prompts.outcome import PromptDecision
 from agentopt.prompts.pilot import PilotError
-from agentopt.prompts.proposers import Attempt, Brief, NewPrompt, ProposerChain, ProposerError
+from agentopt.prompts.prompt_proposers import Attempt, Brief, NewPrompt, ProposerChain, ProposerError
 from agentopt.prompts.race import Race, RacePlan
 from agentopt.prompts.reflective import ReflectiveProposer, proposal_prompt, read_system_prompt
 from agentopt.prompts.rewards import Cell, Rewards
@@ -309,7 +309,7 @@ def test_what_counts_as_a_system_prompt(text: str, found: str | None) -> None:
 
 
 def test_the_writer_is_shown_the_scores_and_failures_of_the_best(tmp_path: Path) -> None:
-    from agentopt.prompts.proposers import Failure
+    from agentopt.prompts.prompt_proposers import Failure
 
     failed = Failure("When was it?", "May 5", "expected 2020-05-05, got May 5")
     prompt = proposal_prompt(

@@ -29,7 +29,7 @@ from agentopt.report.page.build import json_for_html, write_page
 from agentopt.report.page.content import page_content, word_diff
 from agentopt.report.page.server import progress_of
 from agentopt.report.page.verdict import difference_of, next_steps, usd_of
-from agentopt.report.terminal import print_result
+from agentopt.report.printed_result import print_result
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Comparison, TrialLine
 from agentopt.runs.run_record import GuidelinesEntry

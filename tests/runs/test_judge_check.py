@@ -20,7 +20,7 @@ from agentopt import Config
 from agentopt.cli.commands.evaluate import run_evaluation
 from agentopt.cli.commands.judge import run_judge_check
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError, UserError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import Request

@@ -13,7 +13,7 @@ from agentopt import Config, ModelSpec, aevaluate, aoptimize
 from agentopt.core.cost import Unit
 from agentopt.core.errors import TaskError
 from agentopt.core.events import Note
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import TokenLengths
 from agentopt.evaluation.judge import Judge

@@ -19,7 +19,7 @@ from agentopt.models.catalog import Supports
 from agentopt.models.journal import Journal
 from agentopt.models.journal_records import Sent
 from agentopt.models.scripted import ScriptedModel
-from agentopt.runs.agent_calls import agent_usage, expected_agent_usage, expected_writer_usage, writer_usage
+from agentopt.runs.agent_usage import agent_usage, expected_agent_usage, expected_writer_usage, writer_usage
 from agentopt.runs.expected_case import costly_baseline, expected_case, expected_unit_note, unmet_limits_in
 from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
 from agentopt.runs.worst_case import estimate

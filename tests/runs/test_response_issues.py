@@ -13,7 +13,7 @@ from agentopt.api import aevaluate, aoptimize
 from agentopt.cli.commands.optimize import show_result
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Event, ExampleDone, JournalUsed, ModelNotice, ResponsesIncomplete, ResponsesUnparsed
-from agentopt.core.phrases import failures_in_words
+from agentopt.core.message_text import failures_in_words
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
 from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
@@ -21,7 +21,7 @@ from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.report.live import ProgressBar
 from agentopt.report.page.verdict import next_steps, sentences
-from agentopt.report.terminal import print_result
+from agentopt.report.printed_result import print_result
 from agentopt.runs.archive import open_archive
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder

@@ -14,7 +14,7 @@ from agentopt.core.demos import Demos
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.events import Note
 from agentopt.core.task import Task
-from agentopt.core.usd import usd_at_least
+from agentopt.core.usd_text import usd_at_least
 from agentopt.prompts.outcome import PromptDecision
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder

@@ -39,7 +39,7 @@ from agentopt.search.agent_reply import read_guidelines, read_reply
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy
 from agentopt.search.insights import initial_candidates
-from agentopt.search.proposers import SURROGATE
+from agentopt.search.proposer_names import SURROGATE
 from agentopt.search.settings import NOT_FOUND, AgentSettings
 from agentopt.testing.strategies import ScriptedRunner, trial_of
 from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space

@@ -16,7 +16,7 @@ from agentopt.search.agent import AgentSearch
 from agentopt.search.base import Proposal
 from agentopt.search.credit import is_agents_turn, turn_size
 from agentopt.search.insight_strategy import InsightStrategy
-from agentopt.search.proposers import BASELINE, INITIAL, SURROGATE
+from agentopt.search.proposer_names import BASELINE, INITIAL, SURROGATE
 from agentopt.search.settings import AgentSettings
 from agentopt.testing.strategies import ScriptedRunner, trial_of
 from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space

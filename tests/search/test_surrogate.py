@@ -17,7 +17,7 @@ from agentopt.search.gaussian_process import Grid
 from agentopt.search.insight_strategy import InsightStrategy, measured
 from agentopt.search.insights import initial_candidates
 from agentopt.search.optuna_strategy import OptunaStrategy
-from agentopt.search.proposers import BASELINE
+from agentopt.search.proposer_names import BASELINE
 from agentopt.search.settings import StartName
 from agentopt.search.start import STARTS, first_candidates
 from agentopt.search.strategy_loop import LoopSearch

@@ -27,7 +27,7 @@ from agentopt.search.base import Proposal, Search, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.optuna_strategy import OptunaStrategy
-from agentopt.search.proposers import ARCHIVE
+from agentopt.search.proposer_names import ARCHIVE
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.search.strategy_loop import LoopSearch

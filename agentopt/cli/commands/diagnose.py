@@ -13,7 +13,7 @@ from agentopt.cli.output import interruptible, notes_console, print_json, print_
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
 from agentopt.report.formatting import usage_cells

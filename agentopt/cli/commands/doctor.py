@@ -26,13 +26,13 @@ from agentopt.cli.output import print_json
 from agentopt.core.errors import UserError
 from agentopt.core.extras import install_command
 from agentopt.core.files import file_size, folder_size
+from agentopt.core.message_text import in_words
 from agentopt.core.paths import cache_folder, weights_folder
-from agentopt.core.phrases import in_words
 from agentopt.evaluation.sandbox.confinement import Confinement, SandboxLimits
 from agentopt.evaluation.sandbox.sandbox import Sandbox, working_confinement
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
-from agentopt.models.weights import bytes_to_download
+from agentopt.models.weight_files import bytes_to_download
 from agentopt.runs.config import load_config
 
 Status = Literal["ok", "optional", "missing", "broken"]

@@ -16,11 +16,11 @@ from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.called_models import called_models
 from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
-from agentopt.core.phrases import failures_in_words
+from agentopt.core.message_text import failures_in_words
 from agentopt.core.records import Evaluation, Split, SubtaskUse, TrialState
 from agentopt.core.repeats import NoiseParts, noise_parts, pass_at, score_table
 from agentopt.core.stats import mean_interval
-from agentopt.core.usd import usd_in_words
+from agentopt.core.usd_text import usd_in_words
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
 from agentopt.runs.response_issues import incomplete_responses, left_out, left_out_notes

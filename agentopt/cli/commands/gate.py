@@ -21,15 +21,15 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, ExampleDone
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.gate import rows_needed
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.stats import Difference
 from agentopt.deploy.deployment import Deployment, find_deployment
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
+from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
 from agentopt.runs.folder import RECORD, RunFolder
-from agentopt.runs.measures import Measures, SubtaskCostShown
 from agentopt.runs.result import load_result
 from agentopt.runs.run_record import read_record
 
@@ -168,7 +168,7 @@ def _report(
         options.max_cost_ratio,
         rows,
         (*_unscored(options, ours, theirs), *(["rows needed: a million are not enough"] if too_few else [])),
-        (Measures.of(ours), Measures.of(theirs)),
+        (ExampleCosts.of(ours), ExampleCosts.of(theirs)),
         options.split,
     )
 

@@ -18,14 +18,14 @@ from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import CatalogError, TaskError, UserError
 from agentopt.core.files import write_output
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.yaml_models import closest
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import BUILT_IN, Catalog, read_catalog
 from agentopt.models.model_table import find_entry
 from agentopt.models.providers import PROVIDERS, name_of, table_name
-from agentopt.models.weights import bytes_to_download
+from agentopt.models.weight_files import bytes_to_download
 from agentopt.runs.config import load_config
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, TemplateName, draft_task, sample_data
 from agentopt.taskfile.sources import rows_of

@@ -24,8 +24,8 @@ from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Stopping
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.message_text import counted
+from agentopt.core.usd_text import format_usd
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.drift import ALARM, CANARY_LEAST, canary_rows

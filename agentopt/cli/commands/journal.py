@@ -16,7 +16,7 @@ from rich.table import Table
 
 from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import UserError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.models.catalog import Catalog
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.session import open_journal_admin

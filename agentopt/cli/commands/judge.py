@@ -19,9 +19,9 @@ from agentopt.core.agreement import Agreement
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError
 from agentopt.core.events import Event
-from agentopt.core.phrases import counted, failures_in_words, in_words
+from agentopt.core.message_text import counted, failures_in_words, in_words
 from agentopt.core.records import ExampleResult, Split
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.models.session import open_session, spend_reported
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from agentopt.cli.output import notes_console, print_json, print_plain
 from agentopt.core.events import Event, ModelNotice
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import add_entry
 from agentopt.models.base import ChatModel, Request, Response
@@ -185,7 +185,7 @@ def _route(spec: ModelSpec) -> str:
 
 def pull_model(name: str, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt models pull`."""
-    from agentopt.models.weights import fetch
+    from agentopt.models.weight_files import fetch
     from agentopt.report.bars import download_bar
 
     spec = Catalog.load(*load_config(settings).models)[name]

@@ -33,17 +33,17 @@ from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, RunStarted
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
-from agentopt.core.usd import usd_in_words
+from agentopt.core.usd_text import usd_in_words
 from agentopt.models.api_keys import unset_keys
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
+from agentopt.report.printed_result import KEEP_BASELINE, print_result, resumable, unreadable, uses
 from agentopt.report.tables import titled
-from agentopt.report.terminal import KEEP_BASELINE, print_result, resumable, unreadable, uses
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.config import Config, load_config

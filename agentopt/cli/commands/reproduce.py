@@ -21,9 +21,9 @@ from agentopt.cli.reproduce.table import ReproducedTable, as_text, entries_of
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Event
+from agentopt.core.message_text import counted
 from agentopt.core.observers import Observer
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import open_existing_journal

@@ -16,7 +16,7 @@ from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError
 from agentopt.core.gate import GateVerdict
-from agentopt.report.terminal import print_result
+from agentopt.report.printed_result import print_result
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
 from agentopt.runs.result import KEPT, Result, load_result

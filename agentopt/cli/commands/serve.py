@@ -19,7 +19,7 @@ from agentopt.cli.output import print_plain
 from agentopt.cli.run_names import CANDIDATE_FILE, run_path
 from agentopt.core.errors import UserError
 from agentopt.core.extras import install_command
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.deploy.deployment import Deployment, deploy, find_deployment
 from agentopt.runs.config import BudgetConfig, load_config
 

@@ -15,7 +15,7 @@ from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.storage_places import Place, databases_of, opened, shown_place, tables_of
 from agentopt.core.database import SCHEMA, create_tables, names_in
 from agentopt.core.errors import ConfigError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.schema_upgrade import Step, steps_from, upgrade, version_of
 from agentopt.models.journal_tables import details, rejections, requests, responses
 from agentopt.models.lease import Lease, members

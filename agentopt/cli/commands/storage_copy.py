@@ -17,7 +17,7 @@ from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.storage_places import Place, databases_of, opened, place_of, run_of, shown_place, tables_of
 from agentopt.core.database import check_version, create_tables, names_in
 from agentopt.core.errors import ConfigError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.table_copy import Comparison, compare, copy_rows
 from agentopt.models import budget_store, lease, shared_rate
 from agentopt.models.journal_tables import flights

@@ -16,8 +16,8 @@ from agentopt.core.axes import CASCADE
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import check_writable, write_output
-from agentopt.core.phrases import counted
-from agentopt.core.usd import format_usd
+from agentopt.core.message_text import counted
+from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.core.yaml_text import to_yaml
 from agentopt.runs.config import load_config

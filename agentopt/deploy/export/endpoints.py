@@ -10,7 +10,7 @@ from agentopt.core.errors import UserError
 from agentopt.core.task import Subtask
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import choices_per_request, is_streamed, payload, unsupported
+from agentopt.models.request_fitting import choices_per_request, is_streamed, payload, unsupported
 from agentopt.workflow.sampling import stop_sequences
 
 _DEFAULTS = {

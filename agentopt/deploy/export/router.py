@@ -17,8 +17,8 @@ from agentopt.core.yaml_text import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import choices_per_request
 from agentopt.models.openai_route import NO_KEY
+from agentopt.models.request_fitting import choices_per_request
 from agentopt.workflow.fusion import fusion_temperature
 from agentopt.workflow.sampling import configured, stop_of
 

@@ -15,7 +15,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ApiError
 from agentopt.core.records import Answer
 from agentopt.core.task import Example, Subtask, Task
-from agentopt.deploy.front import FrontCandidate
+from agentopt.deploy.pareto_front import FrontCandidate
 from agentopt.deploy.serve.request_budget import candidate_under
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ApiError
-from agentopt.core.usd import format_usd
-from agentopt.deploy.front import FrontCandidate, best_under
+from agentopt.core.usd_text import format_usd
+from agentopt.deploy.pareto_front import FrontCandidate, best_under
 from agentopt.models.openai_format import ChatCall
 
 HEADER = "agentopt-max-usd"

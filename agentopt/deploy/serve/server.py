@@ -29,7 +29,7 @@ from agentopt.deploy.serve.hot_reload import Watched
 from agentopt.deploy.serve.limits import DEFAULT_LIMITS, ServerLimits, check_limits
 from agentopt.deploy.serve.metrics import Metrics
 from agentopt.deploy.serve.web_server import WebServer
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.models.base import ChatModel
 from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session

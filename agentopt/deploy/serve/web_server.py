@@ -18,8 +18,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from agentopt.deploy.serve.door import Door
 from agentopt.deploy.serve.limits import ServerLimits, most_connections
+from agentopt.deploy.serve.open_connections import OpenConnections
 
 KEEP_ALIVE_SECONDS = 75
 """Idle time of connections: longer than that of clients, so that none is closed during a request."""
@@ -39,7 +39,7 @@ class Connection(H11Protocol):
     Args:
         config: uvicorn's configuration.
         state: uvicorn's state of the server.
-        door: Counts connections.
+        connections: Counts connections.
         limits: The limits.
 
     Attributes:
@@ -48,9 +48,11 @@ class Connection(H11Protocol):
 
     opening: asyncio.Task[None]
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, door: Door, limits: ServerLimits) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, connections: OpenConnections, limits: ServerLimits
+    ) -> None:
         super().__init__(config, state, {})
-        self._door, self._phase = door, ""
+        self._connections, self._phase = connections, ""
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._seconds = {
@@ -87,7 +89,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         super().connection_lost(exc)
-        self._door.leave(self)
+        self._connections.leave(self)
         for timer in (self._timer, self._unread, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
@@ -122,9 +124,9 @@ class Connection(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if phase == "answer":
-            self._door.works(self)
+            self._connections.works(self)
             return
-        self._door.waits(self)
+        self._connections.waits(self)
         self._timer = self.loop.call_later(self._seconds[phase], self._late)
 
     def _late(self) -> None:
@@ -170,7 +172,7 @@ class WebServer(uvicorn.Server):
             **tls,
         )
         super().__init__(config)
-        self._limits, self._door = limits, Door(most_connections(limits))
+        self._limits, self._connections = limits, OpenConnections(most_connections(limits))
         self._on_drain, self._on_deadline = on_drain, on_deadline
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -208,11 +210,11 @@ class WebServer(uvicorn.Server):
             try:
                 client, _ = await loop.sock_accept(listener)
             except OSError:  # the client has left, or no descriptor is left
-                self._door.make_room()
+                self._connections.make_room()
                 await asyncio.sleep(RETRY_ACCEPT_SECONDS)
                 continue
-            connection = Connection(self.config, self.server_state, self._door, self._limits)
-            if self._door.enter(connection):
+            connection = Connection(self.config, self.server_state, self._connections, self._limits)
+            if self._connections.enter(connection):
                 connection.opening = asyncio.create_task(self._open(connection, client))
             else:
                 client.close()
@@ -225,5 +227,5 @@ class WebServer(uvicorn.Server):
                 lambda: connection, client, ssl=self.config.ssl, ssl_handshake_timeout=seconds
             )
         except OSError:  # the client has left, or its handshake failed or took too long
-            self._door.leave(connection)
+            self._connections.leave(connection)
             client.close()

@@ -24,7 +24,7 @@ from agentopt.evaluation.checkers.instruction_rules import RULES, Checked, loose
 from agentopt.evaluation.checkers.needs import needs
 from agentopt.models.catalog import Weights, WheelSource
 from agentopt.models.thoughts import split_thought
-from agentopt.models.weights import fetch
+from agentopt.models.weight_files import fetch
 
 Benchmark = Literal["ifeval", "ifbench"]
 Fetch = Callable[[Weights], Awaitable[Path]]

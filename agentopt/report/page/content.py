@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
 from agentopt.report.figures import Figure, best_so_far, pareto, race, scaling, spend
 from agentopt.report.page.verdict import headline, next_steps, sentences

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from agentopt.core.errors import UserError
 from agentopt.core.records import Split
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.report.page.build import json_for_html, live_page, page_data, policy
 from agentopt.report.page.packing import TracePack
 from agentopt.runs.archive import RunArchive

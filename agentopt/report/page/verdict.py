@@ -9,12 +9,12 @@ from pathlib import Path
 
 from agentopt.core.cost import cost_in_words
 from agentopt.core.duplicates import shared_by_group
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import ExampleResult, Trial
 from agentopt.core.stats import Interval, paired_difference
-from agentopt.core.usd import format_usd
+from agentopt.core.usd_text import format_usd
 from agentopt.report.formatting import format_difference, format_interval, rounded
-from agentopt.report.terminal import KEEP_BASELINE, VERDICTS, resumable, unreadable, uses
+from agentopt.report.printed_result import KEEP_BASELINE, VERDICTS, resumable, unreadable, uses
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Finalist, Measured, Result, Role
 

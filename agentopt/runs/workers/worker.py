@@ -15,7 +15,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.cost import Unit
 from agentopt.core.database import open_engine
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ConfigError
-from agentopt.core.phrases import counted
+from agentopt.core.message_text import counted
 from agentopt.core.records import ExampleResult
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator

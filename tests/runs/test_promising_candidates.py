@@ -16,7 +16,7 @@ from agentopt.core.task import Program
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.promising import promising, rows_to_call
+from agentopt.runs.promising_candidates import promising, rows_to_call
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import search_space
 from agentopt.testing.company import company_specs, company_task

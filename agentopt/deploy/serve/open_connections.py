@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Guest(Protocol):
+class OpenConnection(Protocol):
     """A connection."""
 
     def drop(self) -> None:
         """Close it at once."""
 
 
-class Door:
+class OpenConnections:
     """Counts connections.
 
     Args:
@@ -24,34 +24,34 @@ class Door:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._open: set[Guest] = set()
-        self._waiting: dict[Guest, None] = {}  # in the order of their waits
+        self._open: set[OpenConnection] = set()
+        self._waiting: dict[OpenConnection, None] = {}  # in the order of their waits
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, guest: Guest) -> bool:
+    def enter(self, connection: OpenConnection) -> bool:
         """Let a new connection in, which waits for its client; False if all others are being answered."""
         if len(self._open) >= self._most and not self.make_room():
             return False
-        self._open.add(guest)
-        self._waiting[guest] = None
+        self._open.add(connection)
+        self._waiting[connection] = None
         return True
 
-    def waits(self, guest: Guest) -> None:
+    def waits(self, connection: OpenConnection) -> None:
         """Note that a connection waits for its client from now on."""
-        self._waiting.pop(guest, None)
-        if guest in self._open:
-            self._waiting[guest] = None
+        self._waiting.pop(connection, None)
+        if connection in self._open:
+            self._waiting[connection] = None
 
-    def works(self, guest: Guest) -> None:
+    def works(self, connection: OpenConnection) -> None:
         """Note that a connection's request is complete, so that it is not closed until it is answered."""
-        self._waiting.pop(guest, None)
+        self._waiting.pop(connection, None)
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, connection: OpenConnection) -> None:
         """Forget a connection that is closed."""
-        self._open.discard(guest)
-        self._waiting.pop(guest, None)
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
 
     def make_room(self) -> bool:
         """Close the connection that has waited longest; False if none waits."""

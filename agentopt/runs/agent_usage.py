@@ -9,7 +9,7 @@ from agentopt.core.task import Subtask, Task
 from agentopt.models.base import Purpose
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
-from agentopt.models.room_to_think import THOUGHT_TOKENS
+from agentopt.models.thinking_tokens import THOUGHT_TOKENS
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
 
@@ -144,5 +144,5 @@ def prompt_writing(task: Task, specs: Mapping[str, ModelSpec], config: Config) -
 
 
 def _tokens_of_thoughts(spec: ModelSpec, calls: int) -> int:
-    """What a hosted model may use to think in `calls` calls of the agent or the writer; see `RoomToThink`."""
+    """What a hosted model may use to think in `calls` calls of the agent or the writer; see `ThinkingTokens`."""
     return 0 if spec.weights else calls * THOUGHT_TOKENS

@@ -11,7 +11,7 @@ THOUGHT_TOKENS = 8000
 
 
 @dataclass(eq=False)
-class RoomToThink:
+class ThinkingTokens:
     """A client that repeats a call with more tokens if the model was cut off before its answer began.
 
     Later calls have more tokens from the start, so that a model is called in vain once only.

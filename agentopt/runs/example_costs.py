@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from agentopt.core.records import Evaluation, SubtaskUse
-from agentopt.core.usd import USD_DIGITS, format_usd, rounded_usd
+from agentopt.core.usd_text import USD_DIGITS, format_usd, rounded_usd
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class ExampleCosts:
     """What a request to a candidate costs, measured on the validation split.
 
     Attributes:
@@ -24,7 +24,7 @@ class Measures:
     seconds_p95: float | None = None
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> Measures:
+    def of(cls, evaluation: Evaluation) -> ExampleCosts:
         """The measures of an evaluation, over its scored examples."""
         usd = round(evaluation.usd_per_example, USD_DIGITS)
         return cls(usd, evaluation.latency(0.5), evaluation.latency(0.95))

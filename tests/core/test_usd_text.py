@@ -6,7 +6,7 @@ import pytest
 
 from agentopt.cli.output import as_json_text
 from agentopt.core.budget import Usage
-from agentopt.core.usd import format_usd, rounded_usd
+from agentopt.core.usd_text import format_usd, rounded_usd
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from agentopt.workflow.graph import Workflow
 
 
 @dataclass(frozen=True, slots=True)
-class AtHand:
+class CachedCandidates:
     """Whether an evaluation on the validation split needs no call.
 
     Attributes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentopt.core.errors import FailureScope
-from agentopt.models.error_codes import Meaning
+from agentopt.models.provider_error_codes import Meaning
 
 CONTENT_FILTER = re.compile(
     r"content.?filter|content.{0,20}polic(y|ies)|content management|responsible.?ai|moderation|flagged|safety|"

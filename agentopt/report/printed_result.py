@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from agentopt.core.gate import MARGIN, GateVerdict
-from agentopt.core.phrases import in_words
+from agentopt.core.message_text import in_words
 from agentopt.core.stop_reason import StopReason
 from agentopt.report.formatting import APPROXIMATE, format_duration, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables

@@ -15,7 +15,7 @@ from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import Form, RuleError, Strict, as_error, broken_rule, listed, shortened, shown
 
 
-class Named(Strict):
+class ExtensionSpec(Strict):
     """A registered scorer, parser or fusion, and its options."""
 
     kind: str
@@ -29,7 +29,7 @@ def _named(registry: Registry) -> BeforeValidator:
 
     def read(value: Any) -> Any:
         full = {registry.key: value} if isinstance(value, str) else value
-        if isinstance(value, Named):
+        if isinstance(value, ExtensionSpec):
             return value
         if isinstance(full, Mapping) and registry.old_key in full:
             full = _with_new_key(registry, full)
@@ -41,7 +41,7 @@ def _named(registry: Registry) -> BeforeValidator:
             raise broken_rule(f"`{registry.key}` must be a string, but got {shown(name)}", f"write {_form(registry)}")
         options = {key: option for key, option in full.items() if key != registry.key}
         registry.read(name, options)
-        return Named(kind=name, options=options)
+        return ExtensionSpec(kind=name, options=options)
 
     return BeforeValidator(read)
 
@@ -71,7 +71,7 @@ def _form(registry: Registry) -> str:
     return f"one of {listed(registry.names())}, or {{{registry.key}: NAME, OPTION: VALUE}}"
 
 
-def build(registry: Registry, spec: Named, functions: Functions, where: str) -> tuple[Entry, Any]:
+def build(registry: Registry, spec: ExtensionSpec, functions: Functions, where: str) -> tuple[Entry, Any]:
     """Build a registered extension.
 
     Args:
@@ -103,6 +103,6 @@ def build(registry: Registry, spec: Named, functions: Functions, where: str) -> 
     return entry, built
 
 
-ScorerSpec = Annotated[Named, _named(SCORERS), Form(partial(_form, SCORERS))]
-ParserSpec = Annotated[Named, _named(PARSERS), Form(partial(_form, PARSERS))]
-FusionSpec = Annotated[Named, _named(FUSIONS), Form(partial(_form, FUSIONS))]
+ScorerSpec = Annotated[ExtensionSpec, _named(SCORERS), Form(partial(_form, SCORERS))]
+ParserSpec = Annotated[ExtensionSpec, _named(PARSERS), Form(partial(_form, PARSERS))]
+FusionSpec = Annotated[ExtensionSpec, _named(FUSIONS), Form(partial(_form, FUSIONS))]

@@ -10,7 +10,7 @@ import pytest
 
 from agentopt.core.errors import MalformedResponseError, ModelError, TransientModelError, UnsupportedParameterError
 from agentopt.models.api_errors import model_error
-from agentopt.models.error_codes import MEANINGS
+from agentopt.models.provider_error_codes import MEANINGS
 from agentopt.models.response_body import read_body, read_completion
 
 CREDIT, KEY, NAME = "add credit", "check the API key", "check the model's name"

@@ -16,7 +16,7 @@ from agentopt.core.records import Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.session import open_existing_journal
-from agentopt.runs.at_hand import AtHand
+from agentopt.runs.cached_candidates import CachedCandidates
 from agentopt.runs.folder import RunFolder
 from agentopt.search.base import SearchSpace
 from agentopt.search.insight_strategy import in_seed_prompts, measured
@@ -107,7 +107,7 @@ def rows_to_call(
         if journal is None:
             return [rows] * len(candidates)
         with closing(journal):
-            at_hand = AtHand(task, journal, specs, run.config.response_seed, journal.refused(run.id))
+            at_hand = CachedCandidates(task, journal, specs, run.config.response_seed, journal.refused(run.id))
             return [rows - asyncio.run(at_hand.rows(candidate)) for candidate in candidates]
 
     with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as in a notebook

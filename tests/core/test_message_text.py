@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from agentopt.core.phrases import counted, in_words, plain_number, three_digits
+from agentopt.core.message_text import counted, in_words, plain_number, three_digits
 
 
 @pytest.mark.parametrize(

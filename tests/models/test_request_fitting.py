@@ -9,8 +9,8 @@ import pytest
 
 from agentopt.models.base import Message, Request, ToolCall
 from agentopt.models.catalog import ModelSpec, with_table_defaults
-from agentopt.models.fitting import choice_limit, choices_per_request, fit, limited, payload, refusal, shape
-from agentopt.models.refusals import TOP_P_BESIDE_TEMPERATURE
+from agentopt.models.http_refusals import TOP_P_BESIDE_TEMPERATURE
+from agentopt.models.request_fitting import choice_limit, choices_per_request, fit, limited, payload, refusal, shape
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Where?")
 SCHEMA = '{"type":"object","properties":{"a":{"type":"string"}},"required":["a"],"additionalProperties":false}'

@@ -25,11 +25,11 @@ from agentopt.core.events import (
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import tables
-from agentopt.report.console import VisibleConsole
 from agentopt.report.live import ProgressBar
+from agentopt.report.printed_result import print_result
+from agentopt.report.safe_console import VisibleConsole
 from agentopt.report.tables import Column, finalist_columns, table_of
-from agentopt.report.terminal import print_result
-from agentopt.runs.measures import Measures
+from agentopt.runs.example_costs import ExampleCosts
 from agentopt.runs.result import Finalist, load_result
 
 FINISHED = Path(__file__).parent.parent / "data" / "0.1.0" / "finished"
@@ -122,7 +122,7 @@ def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measure
     result = load_result(FINISHED)
     assert "s p50" not in printed(result)
     assert "units" in printed(result)
-    measured = Measures(0.0004, 1.25, 3.5)
+    measured = ExampleCosts(0.0004, 1.25, 3.5)
     priced = replace(
         result,
         cost_in="usd",
@@ -139,7 +139,7 @@ def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measure
 @pytest.mark.parametrize("cost_in", ["usd", "seconds", "units"])
 def test_every_number_of_a_finalist_is_under_the_split_that_it_was_measured_on(cost_in: CostMeasure) -> None:
     tested, untested = load_result(FINISHED).finalists[:2]
-    metric, measures = {"length": tested.validation}, Measures(0.0004, 1.25, 3.5)
+    metric, measures = {"length": tested.validation}, ExampleCosts(0.0004, 1.25, 3.5)
     rows = [replace(f, measures=measures, metrics=metric) for f in (tested, replace(untested, test=None))]
     for finalists in (rows, rows[:1]):
         names = [column.header for column in finalist_columns(cost_in, finalists)]
