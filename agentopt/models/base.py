@@ -106,8 +106,8 @@ class Request:
 
         Args:
             identity: `ModelSpec.identity`.
-            shape: What else is sent, as `request_fitting.shape` describes it. Empty for a plain request, whose responses
-                are found in journals of version 0.1.0 too.
+            shape: What else is sent, as `request_fitting.shape` describes it. Empty for a plain request, whose
+                responses are found in journals of version 0.1.0 too.
         """
         content: list[Any] = [
             identity,
