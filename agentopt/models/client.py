@@ -38,7 +38,7 @@ from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.journal_rows import Stored, response_of
 from agentopt.models.rate_limit import Slot
-from agentopt.models.retries import kind_of, wait_after
+from agentopt.models.retries import THROTTLED, kind_of, wait_after
 from agentopt.models.retry_after import too_long
 from agentopt.models.shared_rate import Limiters, SharedRates
 
@@ -46,7 +46,6 @@ NOTICED_WAIT = 5.0
 """Waits that a provider requests are reported from this many seconds on."""
 FATAL_SECONDS = 60.0
 """After a failure that every call to the model would meet, none is sent for this long."""
-THROTTLED = ("HTTP 429", "HTTP 529")
 BATCHED = ("samples", "fusion")
 """Purposes of the calls that may wait for a batch. Agents, judges and writers of prompts are waited for."""
 

@@ -13,6 +13,8 @@ from agentopt.models.catalog import ModelSpec
 
 LONGEST_BACKOFF = 30.0
 """Most seconds between two attempts, unless the provider requests more."""
+THROTTLED = ("HTTP 429", "HTTP 529")
+"""Failures after which fewer calls to the model are made at a time (`rate_limit`)."""
 
 
 def wait_after(

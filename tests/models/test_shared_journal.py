@@ -150,7 +150,7 @@ async def test_a_session_releases_what_it_claimed_if_its_end_is_cancelled(place:
 
 async def test_leases_are_renewed_while_a_call_is_in_flight(place: str | Path) -> None:
     journal = Journal(place)
-    journal.single_flight._lease_seconds = 0.4
+    journal.flights._lease_seconds = 0.4
     entry = await journal.open("run", REQUEST, Usage(), "key")
     ends: list[float] = []
     with journal._engine.connect() as connection:
