@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import agentopt
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.events import RunStarted, TrialDone
+from agentopt.core.events import RunDone, RunStarted, TrialDone
 from agentopt.core.plain_text import unstorable
 from agentopt.core.records import Trial
 from agentopt.core.stop_reason import StopKind, StopReason
@@ -25,6 +26,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.report.trackers.contents import TrackedRun, flattened, without_secrets
 from agentopt.report.trackers.mlflow_sink import MlflowSink, fitting
 from agentopt.report.trackers.tracker import MOST_WAITING, Tracker
+from agentopt.report.trackers.wandb_sink import WandbSink
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.testing.toy import toy_model, toy_task
@@ -43,18 +45,22 @@ class Recorded:
         self.values: dict[int, dict[str, float]] = {}
         self.recorded: list[str] = []
         self.ended: list[bool] = []
+        self.times: list[tuple[str, float | None]] = []
 
-    def trial(self, trial: Trial) -> None:
+    def trial(self, trial: Trial, at: float | None) -> None:
         self.trials[trial.number] = trial
+        self.times.append((f"trial {trial.number}", at))
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: dict[str, float], step: int, at: float) -> None:
         self.values.setdefault(step, {}).update(values)
+        self.times.append((f"metrics {step}", at))
 
     def files(self, run: TrackedRun) -> None:
         self.recorded += ["config.yaml", *(file.name for file in run.files)]
 
-    def close(self, *, is_done: bool) -> None:
+    def close(self, *, is_done: bool, at: float) -> None:
         self.ended.append(is_done)
+        self.times.append(("end", at))
 
 
 class Failing(Recorded):
@@ -64,7 +70,7 @@ class Failing(Recorded):
         super().__init__()
         self.error = error
 
-    def trial(self, trial: Trial) -> None:
+    def trial(self, trial: Trial, at: float | None) -> None:
         raise self.error
 
 
@@ -75,12 +81,20 @@ class Hanging(Recorded):
         super().__init__()
         self.released = threading.Event()
 
-    def trial(self, trial: Trial) -> None:
+    def trial(self, trial: Trial, at: float | None) -> None:
         self.released.wait()
 
 
 def tracker(sink: Recorded, deadline: float = 15.0) -> Tracker:
     return Tracker("mlflow", lambda run: sink, deadline)
+
+
+START = 1.75e9
+
+
+def clock() -> Callable[[], float]:
+    """A clock that goes on by ten seconds with each look at it."""
+    return count(START, 10.0).__next__
 
 
 def kill_after(trials: int) -> Callable[[agentopt.events.Event], None]:
@@ -115,6 +129,30 @@ def test_a_sink_receives_every_trial_the_spend_the_result_and_the_files(tmp_path
     assert sink.ended == [True]
 
 
+def test_a_tracker_that_is_loaded_late_records_the_times_of_the_events(tmp_path: Path) -> None:
+    sink, begun, is_over = Recorded(), list[float](), threading.Event()
+
+    def open_late(run: TrackedRun) -> Recorded:
+        is_over.wait()
+        begun.append(run.begun)
+        return sink
+
+    def release(event: agentopt.events.Event) -> None:
+        if isinstance(event, RunDone):
+            is_over.set()
+
+    callbacks: list[Callable[[agentopt.events.Event], None]] = [
+        Tracker("mlflow", open_late, clock=clock()),
+        release,
+    ]
+    result = agentopt.optimize(toy_task(), settings(tmp_path), provider=toy_model(), callbacks=callbacks)
+    trials = len(result.trials)
+    of_trials = [(f"{what} {n}", START + 10 * (n + 1)) for n in range(trials) for what in ("trial", "metrics")]
+    end = START + 10 * (trials + 1)
+    assert begun == [START]
+    assert sink.times == [*of_trials, (f"metrics {trials}", end), ("end", end)]
+
+
 def test_a_resumed_run_records_its_earlier_trials_again(tmp_path: Path) -> None:
     first, second = Recorded(), Recorded()
     with pytest.raises(KeyboardInterrupt):
@@ -125,6 +163,7 @@ def test_a_resumed_run_records_its_earlier_trials_again(tmp_path: Path) -> None:
     run = next((tmp_path / "runs").iterdir())
     agentopt.optimize(toy_task(), resume=run, provider=toy_model(), callbacks=[tracker(second)])
     assert sorted(second.trials) == list(range(6))
+    assert [at for what, at in second.times if what in ("trial 0", "trial 1")] == [None, None]
     assert second.ended == [True]
 
 
@@ -258,6 +297,22 @@ def test_mlflow_has_the_run_with_a_nested_run_for_each_trial(tmp_path: Path, mlf
     assert [metric.step for metric in history] == list(range(len(result.trials)))
 
 
+def test_mlflow_has_the_times_of_the_events(tmp_path: Path, mlflow_uri: str) -> None:
+    observer = Tracker("mlflow", lambda run: MlflowSink(run, None), clock=clock())
+    result = agentopt.optimize(toy_task(), settings(tmp_path), provider=toy_model(), callbacks=[observer])
+    client, parent, children = mlflow_runs("toy")
+    ends = [round(1000 * (START + 10 * (n + 1))) for n in range(len(result.trials) + 1)]
+    assert (parent.info.start_time, parent.info.end_time) == (round(1000 * START), ends[-1])
+    assert [child.info.end_time for child in children] == ends[:-1]
+    for child in children:
+        seconds = child.data.metrics["seconds"]
+        assert child.info.end_time - child.info.start_time == pytest.approx(1000 * seconds, abs=1)
+        (score,) = client.get_metric_history(child.info.run_id, "validation_score")
+        assert score.timestamp == child.info.end_time
+    history = client.get_metric_history(parent.info.run_id, "spent/total/calls")
+    assert [metric.timestamp for metric in history] == ends
+
+
 def test_mlflow_continues_the_run_of_a_resumed_one(tmp_path: Path, mlflow_uri: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         agentopt.optimize(
@@ -272,7 +327,11 @@ def test_mlflow_continues_the_run_of_a_resumed_one(tmp_path: Path, mlflow_uri: s
     agentopt.optimize(toy_task(), resume=run, provider=toy_model(), callbacks=[agentopt.trackers.mlflow()])
     _, finished, more = mlflow_runs("toy")
     assert (finished.info.run_id, finished.info.status) == (killed.info.run_id, "FINISHED")
-    assert {child.info.run_id for child in children} < {child.info.run_id for child in more}
+    before, after = (
+        {child.info.run_id: (child.info.start_time, child.info.end_time) for child in found}
+        for found in (children, more)
+    )
+    assert before.items() < after.items(), "trials of the first session keep their times"
     assert len(more) == 6
 
 
@@ -306,10 +365,11 @@ def test_mlflow_takes_hostile_and_long_values(tmp_path: Path, mlflow_uri: str) -
     result = agentopt.optimize(task, settings(tmp_path), provider=toy_model(), callbacks=[trials_into(done)])
     folder = RunFolder.open(result.run)
     given = {"task": {"a.b": LONG, "a/b": HOSTILE[4], "a?b": "\0", LONG: 1}, "none": None}
-    sink = MlflowSink(TrackedRun(folder.id, task.name, folder.path, given), None)
-    sink.trial(hostile_trial(done[1]))
-    sink.files(TrackedRun(folder.id, task.name, folder.path, given))
-    sink.close(is_done=True)
+    tracked = TrackedRun(folder.id, task.name, folder.path, given, START)
+    sink = MlflowSink(tracked, None)
+    sink.trial(hostile_trial(done[1]), START)
+    sink.files(tracked)
+    sink.close(is_done=True, at=START)
     _, parent, (child,) = mlflow_runs(task.name.encode(errors="replace").decode())
     params = parent.data.params
     assert params["task.a.b"].startswith("xxx")
@@ -333,9 +393,8 @@ def test_wandb_has_the_run_offline_and_its_files(
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     task: Task = replace(toy_task(), name=f"{HOSTILE[3]} <b>&")
-    result = agentopt.optimize(
-        task, settings(tmp_path), provider=toy_model(), callbacks=[agentopt.trackers.wandb("of a test")]
-    )
+    observer = Tracker("wandb", lambda run: WandbSink(run, "of a test"), clock=clock())
+    result = agentopt.optimize(task, settings(tmp_path), provider=toy_model(), callbacks=[observer])
     assert [r.getMessage() for r in caplog.records if r.name == "agentopt.trackers"] == []
     run = RunFolder.open(result.run)
     (written,) = run.path.glob("wandb/offline-run-*/*.wandb")
@@ -347,6 +406,7 @@ def test_wandb_has_the_run_offline_and_its_files(
         b"spent/total/calls",
         b"test/baseline/score",
         b"recommended.yaml",
+        *(f"{START + 10 * (n + 1):.8e}".encode() for n in range(len(result.trials) + 1)),
     ):
         assert part in content
 

@@ -32,12 +32,14 @@ class TrackedRun:
         task: Name of the task.
         path: The run's folder.
         settings: The settings, without secrets.
+        begun: When this session of the run began, in seconds since 1970.
     """
 
     id: str
     task: str
     path: Path
     settings: Mapping[str, Any]
+    begun: float
 
     @property
     def config(self) -> str:
@@ -50,11 +52,12 @@ class TrackedRun:
         return [self.path / name for name in FILES if (self.path / name).is_file()]
 
 
-def tracked_run(folder: Path) -> TrackedRun:
-    """Read the run in `folder`."""
+def tracked_run(folder: Path, begun: float) -> TrackedRun:
+    """Read the run in `folder`, a session of which began at `begun`."""
     run = RunFolder.open(folder)
     task = run.path.name.rpartition("-")[0].rpartition("-")[0]  # the folder is TASK-DATE-TIME
-    return TrackedRun(run.id, task or run.path.name, run.path, without_secrets(run.config.model_dump(mode="json")))
+    settings = without_secrets(run.config.model_dump(mode="json"))
+    return TrackedRun(run.id, task or run.path.name, run.path, settings, begun)
 
 
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:

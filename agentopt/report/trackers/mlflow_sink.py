@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,25 +36,29 @@ class MlflowSink:
             tags = {"agentopt.run": run.id, "agentopt.folder": database_text(str(run.path))}
             name = database_text(run.path.name)[:MOST_OF_KEY]
             self._ids = {"experiment": self._experiment(experiment)}
-            self._ids["run"] = self._create(name, tags)
+            self._ids["run"] = self._create(name, tags, run.begun)
         self._client.update_run(self._ids["run"], status="RUNNING")
         self._params(self._ids["run"], dict(flattened(run.settings)))
 
-    def trial(self, trial: Trial) -> None:
-        """Record a trial as a nested run."""
+    def trial(self, trial: Trial, at: float | None) -> None:
+        """Record a trial as a nested run; one of an earlier session that has ended keeps its times."""
         key = f"trial {trial.number}"
+        if at is None:
+            known = self._client.get_run(self._ids[key]).info.end_time if key in self._ids else None
+            at = known / 1000 if known else self._run.begun
         if key not in self._ids:
-            self._ids[key] = self._create(key, {"mlflow.parentRunId": self._ids["run"]})
+            begun = at - trial.evaluation.seconds
+            self._ids[key] = self._create(key, {"mlflow.parentRunId": self._ids["run"]}, begun)
         run, texts = self._ids[key], trial_texts(trial)
         for name in ("state", "proposer"):
             self._client.set_tag(run, f"agentopt.{name}", database_text(texts[name])[:MOST_OF_VALUE])
         self._params(run, {name: text for name, text in texts.items() if name != "state"})
-        self._metrics(run, trial_metrics(trial), 0)
-        self._client.set_terminated(run, "FAILED" if trial.state == "incomplete" else "FINISHED")
+        self._metrics(run, trial_metrics(trial), 0, at)
+        self._client.set_terminated(run, "FAILED" if trial.state == "incomplete" else "FINISHED", _milliseconds(at))
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: dict[str, float], step: int, at: float) -> None:
         """Record metrics of the run."""
-        self._metrics(self._ids["run"], values, step)
+        self._metrics(self._ids["run"], values, step, at)
 
     def files(self, run: TrackedRun) -> None:
         """Record the files as artefacts."""
@@ -63,9 +66,9 @@ class MlflowSink:
         for file in run.files:
             self._client.log_artifact(self._ids["run"], str(file))
 
-    def close(self, *, is_done: bool) -> None:
+    def close(self, *, is_done: bool, at: float) -> None:
         """End the run, as killed if it has no result."""
-        self._client.set_terminated(self._ids["run"], "FINISHED" if is_done else "KILLED")
+        self._client.set_terminated(self._ids["run"], "FINISHED" if is_done else "KILLED", _milliseconds(at))
 
     def _known(self) -> dict[str, str]:
         """The ids in the run's folder; none if the server does not have the run."""
@@ -88,8 +91,8 @@ class MlflowSink:
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        made = self._client.create_run(self._ids["experiment"], tags=dict(tags), run_name=name)
+    def _create(self, name: str, tags: Mapping[str, str], begun: float) -> str:
+        made = self._client.create_run(self._ids["experiment"], _milliseconds(begun), dict(tags), name)
         kept = {**self._ids, ("run" if "run" not in self._ids else name): made.info.run_id}
         write_atomically(self._file, json.dumps(kept))
         return str(made.info.run_id)
@@ -101,10 +104,14 @@ class MlflowSink:
         for first in range(0, len(new), BATCH):
             self._client.log_batch(run, params=new[first : first + BATCH])
 
-    def _metrics(self, run: str, values: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        metrics: list[Any] = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
+    def _metrics(self, run: str, values: Mapping[str, float], step: int, at: float) -> None:
+        when = _milliseconds(at)
+        metrics: list[Any] = [self._entities.Metric(name, value, when, step) for name, value in values.items()]
         self._client.log_batch(run, metrics=metrics)
+
+
+def _milliseconds(at: float) -> int:
+    return round(at * 1000)
 
 
 def fitting(texts: Mapping[str, str]) -> dict[str, str]:

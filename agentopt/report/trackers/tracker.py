@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -38,18 +39,22 @@ log = logging.getLogger("agentopt.trackers")
 
 
 class Sink(Protocol):
-    """Where a run is recorded. Every method is called in one thread, and may block or raise anything."""
+    """Where a run is recorded. Every method is called in one thread, and may block or raise anything.
 
-    def trial(self, trial: Trial) -> None:
-        """Record a trial; one that was recorded before is updated."""
+    It is called later than what it records happened: the tracker may take seconds to load. `at` is the time of the
+    event, in seconds since 1970.
+    """
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def trial(self, trial: Trial, at: float | None) -> None:
+        """Record a trial that ended `at`, None in an earlier session; one that was recorded before is updated."""
+
+    def metrics(self, values: dict[str, float], step: int, at: float) -> None:
         """Record metrics of the run at a trial."""
 
     def files(self, run: TrackedRun) -> None:
         """Record the files of the run."""
 
-    def close(self, *, is_done: bool) -> None:
+    def close(self, *, is_done: bool, at: float) -> None:
         """End the tracker's run."""
 
 
@@ -63,21 +68,29 @@ class Tracker:
         name: Name of the library and of the extra.
         open_sink: Opens the tracker's run, or continues it.
         deadline: Seconds that `close` waits, at most.
+        clock: Seconds since 1970.
 
     Raises:
         UserError: The library is not installed.
     """
 
-    def __init__(self, name: str, open_sink: Callable[[TrackedRun], Sink], deadline: float = DEADLINE) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_sink: Callable[[TrackedRun], Sink],
+        deadline: float = DEADLINE,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         spec = find_spec(name)
         if spec is None or spec.origin is None:  # a folder of that name, which an offline run leaves, has no origin
             raise UserError(f"the tracker {name} is not installed", remedy=f"pip install 'agentopt[{name}]'")
-        self._name, self._open, self._deadline = name, open_sink, deadline
+        self._name, self._open, self._deadline, self._clock = name, open_sink, deadline, clock
         self._waiting = queue.Queue[Work | None](MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._budget: Budget | None = None
         self._folder = Path()
-        self._is_done = self._failed = False
+        self._begun, self._done, self._failed = 0.0, 0.0, False
 
     def __call__(self, event: Event) -> None:
         """Queue what the event changes; never blocks."""
@@ -87,12 +100,11 @@ class Tracker:
             case SearchStarted():
                 self._budget = event.budget
                 for trial in event.trials:
-                    self._put(lambda sink, trial=trial: sink.trial(trial))  # type: ignore[misc]
+                    self._put(lambda sink, trial=trial: sink.trial(trial, None))  # type: ignore[misc]
             case TrialDone():
                 self._trial_done(event.trial, event.best)
             case RunDone():
-                self._is_done = True
-                spent = self._spent()
+                self._done, spent = self._clock(), self._spent()
                 self._put(lambda sink: self._record_result(sink, spent))
 
     def close(self) -> None:
@@ -100,9 +112,10 @@ class Tracker:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        folder, is_done = self._folder, self._is_done
-        self._put(lambda sink: sink.files(tracked_run(folder)), thread)
-        self._put(lambda sink: sink.close(is_done=is_done), thread)
+        folder, begun, done = self._folder, self._begun, self._done
+        ended = done or self._clock()
+        self._put(lambda sink: sink.files(tracked_run(folder, begun)), thread)
+        self._put(lambda sink: sink.close(is_done=bool(done), at=ended), thread)
         self._put(None, thread)
         thread.join(self._deadline)
         if thread.is_alive():
@@ -114,18 +127,19 @@ class Tracker:
 
     def _start(self, folder: Path) -> None:
         self.close()
-        self._folder, self._budget, self._is_done, self._failed = folder, None, False, False
+        self._folder, self._budget, self._failed = folder, None, False
+        self._begun, self._done = self._clock(), 0.0
         self._waiting = queue.Queue(MOST_WAITING)
         with suppress(OSError):
             (folder / f"{self._name}{TRACKED}").touch(mode=PRIVATE)
         self._thread = threading.Thread(
-            target=self._work, args=(folder, self._waiting), name=f"agentopt-{self._name}", daemon=True
+            target=self._work, args=(folder, self._begun, self._waiting), name=f"agentopt-{self._name}", daemon=True
         )
         self._thread.start()
 
-    def _work(self, folder: Path, waiting: queue.Queue[Work | None]) -> None:
+    def _work(self, folder: Path, begun: float, waiting: queue.Queue[Work | None]) -> None:
         try:
-            sink = self._open(tracked_run(folder))
+            sink = self._open(tracked_run(folder, begun))
             while work := waiting.get():
                 work(sink)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a tracker may raise anything, and ends no run
@@ -151,13 +165,14 @@ class Tracker:
     def _trial_done(self, trial: Trial, best: BestSoFar | None) -> None:
         of_trial = {"validation_score": trial_metrics(trial).get("validation_score")}
         values = finite({**of_trial, "best_so_far": best.score if best else None, **self._spent()})
+        at = self._clock()
 
         def record(sink: Sink) -> None:
-            sink.trial(trial)
-            sink.metrics(values, trial.number)
+            sink.trial(trial, at)
+            sink.metrics(values, trial.number, at)
 
         self._put(record)
 
     def _record_result(self, sink: Sink, spent: dict[str, float]) -> None:
         result = load_result(self._folder)
-        sink.metrics({**result_metrics(result), **spent}, len(result.trials))
+        sink.metrics({**result_metrics(result), **spent}, len(result.trials), self._done)

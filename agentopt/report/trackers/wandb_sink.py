@@ -30,13 +30,13 @@ class WandbSink:
         )
         self._of.define_metric("*", step_metric="trial")
 
-    def trial(self, trial: Trial) -> None:
+    def trial(self, trial: Trial, at: float | None) -> None:
         """Keep a trial for the table."""
         self._trials[trial.number] = {**trial_texts(trial), **trial_metrics(trial)}
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: dict[str, float], step: int, at: float) -> None:
         """Record metrics of the run."""
-        self._of.log({"trial": step, **values})
+        self._of.log({"trial": step, "_timestamp": at, **values})
 
     def files(self, run: TrackedRun) -> None:
         """Record the table of trials, and the files as an artefact."""
@@ -54,7 +54,7 @@ class WandbSink:
             artefact.add_file(str(path))
         self._of.log_artifact(artefact)
 
-    def close(self, *, is_done: bool) -> None:
+    def close(self, *, is_done: bool, at: float) -> None:
         """End the run, as failed if it has no result."""
         self._of.finish(exit_code=0 if is_done else 1)
 
