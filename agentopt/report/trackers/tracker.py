@@ -49,7 +49,13 @@ class Sink(Protocol):
         """Record a trial that ended `at`, None in an earlier session; one that was recorded before is updated."""
 
     def metrics(self, values: dict[str, float], step: int, at: float) -> None:
-        """Record metrics of the run at a trial."""
+        """Record metrics of the run.
+
+        Args:
+            values: Metric -> value.
+            step: Number of the trial.
+            at: Time of the event.
+        """
 
     def files(self, run: TrackedRun) -> None:
         """Record the files of the run."""
