@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agentopt.prompts.diagnosis import Diagnosis
     from agentopt.prompts.settings import PromptSettings
     from agentopt.report import plots, trackers
-    from agentopt.report.live import ProgressBar
+    from agentopt.report.progress_bar import ProgressBar
     from agentopt.runs.config import BudgetConfig, Config, load_config
     from agentopt.runs.result import Result, load_result
     from agentopt.search.base import Proposal, Runner, Search, SearchSpace, Strategy
@@ -45,7 +45,7 @@ _HOME = {
     "Metric": "core.task",
     "ModelSpec": "models.catalog",
     "Program": "core.task",
-    "ProgressBar": "report.live",
+    "ProgressBar": "report.progress_bar",
     "PromptSettings": "prompts.settings",
     "Proposal": "search.base",
     "Result": "runs.result",

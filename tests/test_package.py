@@ -59,7 +59,7 @@ IMPORTERS = {
     "pyarrow": {"taskfile/parquet.py"},
     "pandas": {"runs/dataframes.py"},
     "plotly": {"report/plots.py"},
-    "python_calamine": {"taskfile/sheet.py"},
+    "python_calamine": {"taskfile/spreadsheet.py"},
     "json_repair": {"core/json_text.py"},
     "litellm": {"models/litellm_route.py"},
     "openai": {"models/openai_route.py", "deploy/export/runtime.py"},

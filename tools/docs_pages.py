@@ -50,7 +50,7 @@ API = {
     "Functions": "api taskfile.loading runs.config.load_config runs.result.load_result core.candidate.load_candidate",
     "Tasks": "core.task core.cost workflow.templates",
     "Candidates and results": "core.candidate core.records core.stop_reason runs.result prompts.diagnosis",
-    "Progress, plots and trackers": "report.live report.plots report.trackers",
+    "Progress, plots and trackers": "report.progress_bar report.plots report.trackers",
     "Search": "search.base",
     "Registration": "core.registry",
     "Errors and events": "core.errors core.events",

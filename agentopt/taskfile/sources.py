@@ -10,7 +10,7 @@ from agentopt.core.errors import TaskError
 from agentopt.core.extras import install_command
 from agentopt.taskfile.hub import HUB, HubLoader, hub_rows, load_from_hub
 from agentopt.taskfile.parquet import parquet_rows
-from agentopt.taskfile.sheet import sheet_rows
+from agentopt.taskfile.spreadsheet import sheet_rows
 from agentopt.taskfile.table import Placed
 from agentopt.taskfile.text_rows import CORRECT_PATH, check_is_file, csv_rows, json_lines, json_list
 

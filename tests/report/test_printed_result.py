@@ -25,8 +25,8 @@ from agentopt.core.events import (
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import tables
-from agentopt.report.live import ProgressBar
 from agentopt.report.printed_result import print_result
+from agentopt.report.progress_bar import ProgressBar
 from agentopt.report.safe_console import VisibleConsole
 from agentopt.report.tables import Column, finalist_columns, table_of
 from agentopt.runs.example_costs import ExampleCosts

@@ -40,8 +40,8 @@ from agentopt.core.events import (
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Remaining, Trial
 from agentopt.report.formatting import format_duration, format_spend
-from agentopt.report.live import PLAIN_SECONDS, bar_of, packed
 from agentopt.report.progress import RunProgress
+from agentopt.report.progress_bar import PLAIN_SECONDS, bar_of, packed
 from agentopt.runs.heartbeat import Heartbeat
 from agentopt.testing.toy import toy_model, toy_task
 from tests.report.pages import settings

@@ -19,9 +19,9 @@ from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
-from agentopt.report.live import ProgressBar
 from agentopt.report.page.verdict import next_steps, sentences
 from agentopt.report.printed_result import print_result
+from agentopt.report.progress_bar import ProgressBar
 from agentopt.runs.archive import open_archive
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder

@@ -41,8 +41,8 @@ from agentopt.core.task import Task
 from agentopt.core.usd_text import usd_in_words
 from agentopt.models.api_keys import unset_keys
 from agentopt.report.formatting import format_duration, usage_cells
-from agentopt.report.live import ProgressBar
 from agentopt.report.printed_result import KEEP_BASELINE, print_result, resumable, unreadable, uses
+from agentopt.report.progress_bar import ProgressBar
 from agentopt.report.tables import titled
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
