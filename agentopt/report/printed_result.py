@@ -112,6 +112,8 @@ def _prompts(finalist: Finalist) -> str:
 
 def _verdict(result: Result) -> str:
     best = result.finalist("best")
+    if result.unparsed:
+        return f"Verdict: none, because {escape(result.unparsed)}."
     if result.unsearched:
         return f"Verdict: none, because the run {result.unsearched}."
     if result.keeps_baseline:

@@ -20,7 +20,7 @@ from agentopt.core.cost import CostMeasure, cost_in_words
 from agentopt.core.errors import ConfigError, NoFinalistError
 from agentopt.core.files import own_file, write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
-from agentopt.core.message_text import counted
+from agentopt.core.message_text import counted, in_words
 from agentopt.core.paths import as_path
 from agentopt.core.records import EarlyStop, Evaluation, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
@@ -265,11 +265,23 @@ class Result:
         return f"{cause} before any candidate but the baseline was measured"
 
     @property
+    def unparsed(self) -> str | None:
+        """That no response could be parsed, of the best candidate, so that its score is 0; None if one could."""
+        best = self.finalist("best")
+        names = [i.subtask for i in self.incomplete if i.unparsed is not None and i.unparsed[0] == i.unparsed[1]]
+        if not names or best.validation.score:  # a program may call a subtask on a few examples only
+            return None
+        return f"no response{f' of {in_words(names)}' if len(best.candidate) > 1 else ''} could be parsed"
+
+    @property
     def verdict(self) -> GateVerdict | None:
         """The best candidate against the baseline on the test split; None if they were not compared on it.
 
-        A best candidate that is the baseline is non-inferior by definition, unless the result is `unsearched`.
+        A best candidate that is the baseline is non-inferior by definition, unless the result is `unsearched`. Without
+        any response that could be parsed, nothing was compared (`unparsed`).
         """
+        if self.unparsed:
+            return None
         if self.keeps_baseline:
             return None if self.unsearched else "non-inferior"
         compared = self.finalist("best").against_baseline
@@ -296,8 +308,9 @@ class Result:
         total, states = self.total, Counter(trial.state for trial in self.trials).items()
         spent = f"{counted(total.calls, 'call')}, {counted(total.tokens, 'token')}, {format_usd(total.usd)} USD"
         verdict = f"verdict on the test split: {self.verdict or 'not tested'}"
-        if self.keeps_baseline:
-            verdict = f"verdict: {f'none, {self.unsearched}' if self.unsearched else KEPT}"
+        if self.keeps_baseline or self.unparsed:
+            missing = self.unparsed or self.unsearched
+            verdict = f"verdict: {f'none, {missing}' if missing else KEPT}"
         lines = [
             f"Result of {self.task}: {self.ended}",
             f"  run: {self.run}",

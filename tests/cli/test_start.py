@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,9 +20,11 @@ from agentopt.cli.commands.init import LOCAL
 from agentopt.core.extras import install_command
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
+from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import TRACKED, RunFolder
 from agentopt.testing.toy import toy_model, toy_task
+from agentopt.workflow.parsers import choice
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -67,6 +70,14 @@ def test_a_run_that_a_cap_ended_before_a_candidate_is_resumed_and_a_finished_one
     finished = Path(optimize(toy_task(), config, provider=toy_model()).run).name
     printed = console_script()[1]
     assert f"The last run here is {finished}.\n  agentopt runs show {finished}\n  agentopt gate {finished}" in printed
+
+
+def test_a_run_of_which_no_response_could_be_parsed_is_inspected(console_script: Command) -> None:
+    config = Config.model_validate({"runs": "runs", "journal": "j.db", "strategy": "random", "budget": {"trials": 2}})
+    task = toy_task()
+    task = replace(task, subtasks=(replace(task["find"], parse=choice(["Raven", "Lion"])), task["answer"]))
+    name = Path(optimize(task, config, provider=ScriptedModel(lambda request, repeat: "key-3")).run).name
+    assert f"here is {name}: no response of find could be parsed.\n  agentopt inspect {name}" in console_script()[1]
 
 
 def test_the_quickstart_estimates_what_the_first_block_of_the_readme_runs(place: Path, console_script: Command) -> None:

@@ -10,16 +10,20 @@ import pytest
 from rich.console import Console
 
 from agentopt.api import aevaluate, aoptimize
+from agentopt.cli.commands.gate import GateOptions, run_gate
 from agentopt.cli.commands.optimize import show_result
+from agentopt.cli.commands.runs import result_cells
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Event, ExampleDone, JournalUsed, ModelNotice, ResponsesIncomplete, ResponsesUnparsed
+from agentopt.core.gate import MARGIN
 from agentopt.core.message_text import failures_in_words
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
 from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
-from agentopt.report.page.verdict import next_steps, sentences
+from agentopt.report.gate import BASELINE
+from agentopt.report.page.verdict import headline, next_steps, sentences
 from agentopt.report.printed_result import print_result
 from agentopt.report.progress_bar import ProgressBar
 from agentopt.runs.archive import open_archive
@@ -164,6 +168,13 @@ async def test_terminal_and_page_name_the_same_next_steps_if_nothing_is_parsable
     assert all(f"Resume:  {step}\n" in output.getvalue() for step in resumed)
     (issue,) = result.incomplete
     assert f"{issue}." in list(sentences(archive)), "the verdict"
+    why = "no response of find could be parsed"
+    assert (result.verdict, result_cells(result)[-1]) == (None, why)
+    assert f"Verdict: none, because {why}." in output.getvalue()
+    assert f"  verdict: none, {why}" in repr(result).splitlines()
+    assert headline(archive) == f"There is no verdict: {why}"
+    with pytest.raises(ConfigError, match=rf"but in this run {why}\n  remedy: change the prompt or the parser"):
+        run_gate(GateOptions(Path(result.run), BASELINE, None, MARGIN, None, "test", False, False, None), [], Console())
 
 
 @pytest.mark.parametrize(

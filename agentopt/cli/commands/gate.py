@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,11 +86,15 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
 
 
 def _check_searched(source: Path) -> None:
-    """Raise `ConfigError` if the source is of a run that measured nothing but the baseline, which would pass."""
+    """Raise `ConfigError` if the source is of a run that compared nothing, so that its candidate would pass."""
     run = source.parent if source.name in ("best.yaml", "recommended.yaml") else source
     if not (run / "result.json").is_file():
         return
     result = load_result(run)
+    if result.unparsed:
+        rule = f"a verdict needs responses that can be parsed, but in this run {result.unparsed}"
+        remedy = f"change the prompt or the parser, and search again: {shlex.join(['agentopt', 'inspect', str(run)])}"
+        raise ConfigError(rule, where=source, remedy=remedy)
     if result.unsearched:
         rule = f"a verdict needs a candidate that was measured, but the run {result.unsearched}"
         raise ConfigError(rule, where=source, remedy=RunFolder.open(run).resuming_after(result.ended))

@@ -25,9 +25,11 @@ def show_next_step(here: Path, console: Console) -> None:
         if last.is_locked:
             lines = [f"The run {name} is running.", f"  agentopt report {named} --live"]
         elif (last.path / "result.json").is_file():
-            lines = [f"The last run here is {name}.", f"  agentopt runs show {named}"]
-            if unsearched := load_result(last.path).unsearched:
-                lines = [f"The run {name} {unsearched}.", resuming]
+            lines, result = [f"The last run here is {name}.", f"  agentopt runs show {named}"], load_result(last.path)
+            if result.unparsed:
+                lines = [f"The last run here is {name}: {result.unparsed}.", f"  agentopt inspect {named}"]
+            elif result.unsearched:
+                lines = [f"The run {name} {result.unsearched}.", resuming]
             else:
                 lines.append(f"  agentopt gate {named}")
         else:

@@ -40,8 +40,8 @@ class RunLine:
         validation: Score of the best candidate on the validation split; if the run is not finished, the highest score
             of a complete trial so far, None without one.
         test: Its score on the test split; None if it was not tested.
-        verdict: The best candidate against the baseline on the test split; None without a comparison, and if the run
-            ended before any other candidate was measured.
+        verdict: The best candidate against the baseline on the test split; None without a comparison, if the run ended
+            before any other candidate was measured, and if no response could be parsed.
         owner: The user who began it; None unless the runs of a storage are listed, whose `run` is the name.
     """
 
@@ -181,7 +181,7 @@ def result_cells(result: Result) -> tuple[str, str, str, str]:
     """The cells of a finished run: state, scores on validation and test, verdict."""
     best = result.finalist("best")
     test = f"{best.test.score:.3f}" if best.test else "-"
-    verdict = result.unsearched or (KEPT if result.keeps_baseline else result.verdict or "-")
+    verdict = result.unparsed or result.unsearched or (KEPT if result.keeps_baseline else result.verdict or "-")
     return "finished", f"{best.validation.score:.3f}", test, verdict
 
 

@@ -27,6 +27,8 @@ def headline(archive: RunArchive) -> str:
     result, done = archive.result, counted(len(archive.trials), "trial")
     if result is None:
         return f"The run {'is running' if archive.state == 'running' else 'was stopped'}: {done} so far"
+    if result.unparsed:
+        return f"There is no verdict: {result.unparsed}"
     if result.unsearched:
         return f"There is no verdict: the run {result.unsearched}"
     if result.keeps_baseline:
