@@ -17,6 +17,7 @@ from agentopt.runs.evaluators import batched_models
 from agentopt.runs.expected_case import ExpectedCase, expected_case
 from agentopt.runs.expected_lengths import ExpectedLengths, expected_lengths
 from agentopt.runs.pace import seconds_of, why_no_pace
+from agentopt.runs.recorded_answers import recorded_answers_note
 from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
@@ -42,6 +43,7 @@ class RunEstimate:
         times: Part -> its expected seconds at the pace of earlier calls; None if it is not known.
         no_pace: Why the time of the run is not known, for messages; None if it is.
         has_answers: Whether the journal has answers of the run's models, which cost nothing again.
+        answers: The note on the answers in the journal; None if there are none, or they are not known.
         recorded: The baseline's responses that are in the journal, from which token lengths are taken; or None.
         lengths: The token lengths of the expected case.
     """
@@ -54,6 +56,7 @@ class RunEstimate:
     times: Mapping[str, float | None]
     no_pace: str | None
     has_answers: bool
+    answers: str | None
     recorded: Evaluation | None
     lengths: ExpectedLengths
 
@@ -89,6 +92,9 @@ def estimates(source: LoadedTask, config: Config) -> RunEstimate:
             part: None if part in waiting else seconds_of(getattr(expected, part), specs, journal) for part in PARTS
         }
         no_pace = why_no_pace(specs, journal, batched)
-        paces = [journal.pace(specs[name].identity) for name in task.models] if journal else []
-    trials, has_answers = min(config.budget.trials, space.size), any(pace.timed + pace.untimed for pace in paces)
-    return RunEstimate(config, space, trials, worst, expected, times, no_pace, has_answers, recorded, lengths)
+        answers, paces = None, [journal.pace(specs[name].identity) for name in task.models] if journal else []
+        has_answers = any(pace.timed + pace.untimed for pace in paces)
+        if journal and has_answers:
+            answers = asyncio.run(recorded_answers_note(task, space, specs, journal, config.response_seed))
+    trials = min(config.budget.trials, space.size)
+    return RunEstimate(config, space, trials, worst, expected, times, no_pace, has_answers, answers, recorded, lengths)

@@ -858,6 +858,9 @@ def test_a_dry_run_takes_token_lengths_from_the_journal(agentopt: Callable[..., 
     assert warning.startswith("Warning: if responses have half of max_tokens, none of the ")
     assert warning.endswith("; the lengths are not known before the baseline is measured")
     assert not any("is within" in note for note in after["notes"])
+    assert not any("In the journal already" in note for note in before["notes"])
+    (known,) = (note for note in after["notes"] if note.startswith("In the journal already: "))
+    assert int(re.findall(r"already: (\d+) of \d+ answers of ", known)[0]) > 0
     assert after["parts"]["search"]["expected"]["usd"] < before["parts"]["search"]["expected"]["usd"] / 10
     assert after["parts"]["search"]["worst"] == before["parts"]["search"]["worst"]
 

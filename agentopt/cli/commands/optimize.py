@@ -251,6 +251,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     config, space, worst, expected, times = found.config, found.space, found.worst, found.expected, found.times
     measured, trials, recorded = needs_measuring(loaded), found.trials, found.recorded
     of_caps = (
+        found.answers,
         *cap_notes(worst, expected, config, space, has_answers=found.has_answers),
         *expected_usd(loaded, space, found.lengths),
         _rows_needed(config),
