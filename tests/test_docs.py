@@ -192,7 +192,7 @@ def test_the_remedy_of_a_module_that_cannot_be_imported_fits_the_reason(place: P
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("within", {"edit": 2}, "edit: is not a known key[\\s\\S]*did you mean 'edits'"),
+        ("within", {"edit": 2}, "edit: unknown key[\\s\\S]*did you mean 'edits'"),
         ("within", {"edits": "two"}, "edits: must be a whole number"),
         ("my_pkg.judges:within", {"edits": "two"}, "edits: must be a whole number"),
         ("my_pkg.judges:polite", {"edits": 2}, "is an option of within, not of my_pkg.judges:polite"),
@@ -215,7 +215,7 @@ def test_a_configuration_with_an_unknown_strategy_or_option_is_refused(place: Pa
 
     with pytest.raises(ConfigError, match=r"strategy: `strategy` must be one of agent,[\s\S]*did you mean 'random'"):
         load_config(["strategy=randon"])
-    with pytest.raises(ConfigError, match=r"search\.options: sed: is not a known key"):
+    with pytest.raises(ConfigError, match=r"search\.options: sed: unknown key"):
         check_search_settings(
             toy_task(), Config.model_validate({"strategy": "random", "search": {"options": {"sed": 1}}})
         )
@@ -253,7 +253,7 @@ def test_a_task_file_with_a_wrong_option_names_file_and_key(place: Path) -> None
     spec = yaml.safe_load(path.read_text())
     spec["subtasks"][0]["fuse"] = {"method": "longest", "at_mots": 3}
     path.write_text(yaml.safe_dump(spec))
-    with pytest.raises(TaskError, match=r"task\.yaml: subtasks\.answer\.fuse\.at_mots: is not a known key"):
+    with pytest.raises(TaskError, match=r"task\.yaml: subtasks\.answer\.fuse\.at_mots: unknown key"):
         load_task("task")
 
 

@@ -165,7 +165,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: toy_task().baseline.having("fnd"), r"called 'fnd'\n  remedy: did you mean 'find'"),
     (lambda: toy_task()["fnd"], r"there is no subtask 'fnd'\n  remedy: did you mean 'find'"),
     (lambda: agentopt.Config(*[{"seed": 1}]), r"takes settings by name.*\n.*Config\(\*\*settings\)"),
-    (lambda: agentopt.Config(sed=1), r"sed: is not a known key\n  remedy: did you mean 'seed'"),  # type: ignore[call-arg]
+    (lambda: agentopt.Config(sed=1), r"sed: unknown key\n  remedy: did you mean 'seed'"),  # type: ignore[call-arg]
     (lambda: agentopt.Config(models="small"), "which is not the name of a file"),
     (lambda: agentopt.Config(models={"b": SPEC}), "'b' is the key of 'a'"),
     (lambda: agentopt.ModelSpec(name="m", timeout_seconds="x"), "must be a number, but got 'x'"),

@@ -9,8 +9,8 @@ from typing import Any
 _RULES = {
     "missing": "must be given",
     "missing_argument": "must be given",
-    "extra_forbidden": "is not a known key",
-    "unexpected_keyword_argument": "is not a known key",
+    "extra_forbidden": "unknown key",
+    "unexpected_keyword_argument": "unknown key",
     "invalid_key": "must have strings as keys",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",

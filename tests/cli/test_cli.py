@@ -209,7 +209,7 @@ def subtask(spec: dict[str, Any], index: int, **changes: Any) -> None:
 WRONG_SPECS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "unknown key": (
         lambda spec: spec.update(scorrer="x"),
-        ("task.yaml", "scorrer", "is not a known key", "remedy: did you mean 'scorer'?"),
+        ("task.yaml", "scorrer", "unknown key", "remedy: did you mean 'scorer'?"),
     ),
     "missing column": (
         lambda spec: spec.update(columns={"target": "answer"}),
@@ -267,10 +267,10 @@ def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) ->
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("budgets.calls=3", ("configuration", "budgets", "is not a known key", "did you mean 'budget'?")),
+        ("budgets.calls=3", ("configuration", "budgets", "unknown key", "did you mean 'budget'?")),
         ("cost.unit=3", ("-c cost.unit=3", "is a key of the task file", "did you mean task.cost.unit?")),
         ("scorer=exact_match", ("-c scorer=exact_match", "did you mean task.scorer?")),
-        ("budget.call=3", ("budget.call", "is not a known key", "did you mean 'calls'?")),
+        ("budget.call=3", ("budget.call", "unknown key", "did you mean 'calls'?")),
         ("budget.calls=many", ("budget.calls", "must be a whole number", "'many'", "remedy:")),
         ("strategy=agnt", ("strategy", "'agnt'", "did you mean 'agent'?")),
         ("=3", ("a setting is KEY=VALUE", "but got '=3'", "write it like seed=3")),

@@ -48,6 +48,9 @@ def test_a_journal_of_version_0_1_0_is_completed(old: Path, console_script: Scri
         True,
         True,
     )
+    place, problems, content, *_ = out.splitlines()
+    assert place.startswith(f"{old}: ")
+    assert (problems, content) == ("no problem found", "it has 60 responses")
     code, out, _ = console_script("storage", "migrate", "--dry-run", str(old))
     assert (code, "would create" in out, "response_details" in out) == (0, True, True)
     with sqlite3.connect(old) as connection:  # the mode of the file is all that opening it changes
@@ -61,6 +64,13 @@ def test_a_journal_of_version_0_1_0_is_completed(old: Path, console_script: Scri
     assert (code, json.loads(out)["databases"][0]["newest"]) == (0, "0001")
     code, out, _ = console_script("storage", "migrate", str(old))
     assert (code, out) == (0, f"{old}: nothing to change\n")
+    shown = console_script("storage", "check", str(old))[1]
+    empty = [
+        table for table, count in rows(console_script("storage", "check", str(old), "--json")[1]).items() if not count
+    ]
+    assert len(empty) > 1
+    assert shown.endswith(f"\nand {len(empty)} empty tables\n")
+    assert not any(table in shown for table in empty), "internal tables hide what is there"
     assert rows(console_script("storage", "check", str(old), "--json")[1])["responses"] == 60
 
 

@@ -117,7 +117,7 @@ def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, job
         )
         draws = "test rows anew (50%, at least 20)"
         added = jobs("add", str(place.write(canary=0.5)))
-        assert f"answers to 12 of 12 {draws}; canary: 0 requests none, but does not detect " in added
+        assert f"answers to 12 of 12 {draws}; with `canary: 0` no answer is requested, and " in added
         assert (
             f"canary: every run after a champion's first requests its answers to {draws}; none requested yet"
             in jobs("show", "nightly")

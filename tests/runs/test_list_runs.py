@@ -132,7 +132,7 @@ def test_a_candidate_of_a_task_built_in_python_needs_a_task_folder_to_be_deploye
     [
         ("strategy: agent", "strategy: 3", "config.strategy: must be a string"),
         ("workers: 2", "workers: none", "config.workers: must be a whole number"),
-        ("response_seed: 0", "respond_seed: 0", "config.respond_seed: is not a known key"),
+        ("response_seed: 0", "respond_seed: 0", "config.respond_seed: unknown key"),
         ("run: ", "run: [", "is not valid YAML"),
     ],
 )

@@ -332,8 +332,8 @@ def test_a_judge_is_read_with_its_rubric_and_needs_no_target(tmp_path: Path) -> 
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"scorrer": 1}, r"task\.yaml: scorrer: is not a known key[\s\S]*did you mean 'scorer'"),
-    ({"subtasks.find.promt": "x"}, r"subtasks\.find\.promt: is not a known key[\s\S]*did you mean 'prompt'"),
+    ({"scorrer": 1}, r"task\.yaml: scorrer: unknown key[\s\S]*did you mean 'scorer'"),
+    ({"subtasks.find.promt": "x"}, r"subtasks\.find\.promt: unknown key[\s\S]*did you mean 'prompt'"),
     ({"subtasks.find.prompt": "a\n{{ x"}, r"subtasks\.find\.prompt: line 2 of the template is not Jinja"),
     ({"subtasks.find.prompt": "{{ inputs.fact }}"}, r"`inputs\.fact`, which is not an input[\s\S]*did you mean 'facts'"),
     ({"subtasks.answer.prompt": "{{ fnd.output }}"}, r"subtasks\.answer\.prompt: [\s\S]*reads `fnd`[\s\S]*did you mean 'find'"),
@@ -447,7 +447,7 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
         "-c task.subtasks.anwser={'max_tokens': 7}: there is no 'anwser' in the list `subtasks`\n  remedy: did you mean 'answer'?",
     ),
     ({"subtasks": {"answer": {"max_tokens": 0}}}, "-c task.subtasks.answer.max_tokens=0: must be greater than 0"),
-    ({"subtasks": {"answer": {"promt": "x"}}}, "-c task.subtasks.answer.promt=x: is not a known key"),
+    ({"subtasks": {"answer": {"promt": "x"}}}, "-c task.subtasks.answer.promt=x: unknown key"),
     ({"subtasks": {"answer": 3}}, "-c task.subtasks.answer=3: must be a mapping, but got 3"),
     ({"subtasks": {}}, "-c task.subtasks={}: must be a list, but got {}"),
     ({"subtasks.2.models": ["small"]}, "-c task.subtasks.2.models=['small']: there is no '2' in the list `subtasks`"),
@@ -467,7 +467,7 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
     ({"data.duplicates": 1.5}, "-c task.data.duplicates=1.5: "),
     ({"data.test": "no.jsonl"}, "-c task.data.test=no.jsonl: the file "),
     ({"output": "nothing"}, "-c task.output=nothing: "),
-    ({"nmae": "x"}, "-c task.nmae=x: is not a known key"),
+    ({"nmae": "x"}, "-c task.nmae=x: unknown key"),
     ({"cost.max_units": 3, "cost": {"max_units": -2}}, "-c task.cost={'max_units': -2}: max_units: must be greater"),
     (
         {"scorer": {"kind": "judge", "model": "small", "rubric": LONG, "samples": "many"}},
@@ -475,7 +475,7 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"scorer": {"kind": "judge", "model": "small", "rubric": LONG, "sampels": 3}},
-        "-c task.scorer.sampels: is not a known key\n  remedy: did you mean 'samples'?",
+        "-c task.scorer.sampels: unknown key\n  remedy: did you mean 'samples'?",
     ),
     ({"scorer": {"kind": "judge", "model": "huge", "rubric": LONG}}, "-c task.scorer.model: the model 'huge'"),
     ({"subtasks.find.prompt": "{{ wrod }} " + LONG}, "-c task.subtasks.find.prompt: "),
@@ -520,7 +520,7 @@ def test_of_several_mistakes_those_of_overrides_name_them(tmp_path: Path) -> Non
     with pytest.raises(TaskError, match=r"task\.yaml: 2 mistakes") as raised:
         load_task(write(tmp_path, wrong), overrides={"subtasks.find.max_tokens": -1})
     assert "\n  -c task.subtasks.find.max_tokens=-1: must be greater than 0" in str(raised.value)
-    assert "\n  outptu: is not a known key" in str(raised.value)
+    assert "\n  outptu: unknown key" in str(raised.value)
 
 
 def test_a_mistake_elsewhere_names_the_file_despite_overrides(tmp_path: Path) -> None:

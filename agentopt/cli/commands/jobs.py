@@ -201,7 +201,7 @@ def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
     text = f"every run after a champion's first requests its answers to {drawn} anew ({share})"
     if not rows or count < len(rows):
         return text
-    return f"{text}; canary: 0 requests none, but does not detect a model that changed under its name"
+    return f"{text}; with `canary: 0` no answer is requested, and a changed model is not noticed"
 
 
 def _error_line(found: JobDetails) -> str:

@@ -15,10 +15,13 @@ from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.storage_places import Place, databases_of, opened, shown_place, tables_of
 from agentopt.core.database import SCHEMA, create_tables, names_in
 from agentopt.core.errors import ConfigError
-from agentopt.core.message_text import counted
+from agentopt.core.message_text import counted, in_words
 from agentopt.core.schema_upgrade import Step, steps_from, upgrade, version_of
 from agentopt.models.journal_tables import details, rejections, requests, responses
 from agentopt.models.lease import Lease, members
+
+_NOUNS = {"stored_runs": "run", "jobs": "job", "trials": "trial", "responses": "response"}
+"""Table -> what a row of it is; the other tables serve these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,16 +232,24 @@ def _show_check(check: DatabaseCheck, console: Console) -> None:
     none = "no version number, like every database of Optuna and of agentopt 0.1.0"
     version = none if check.version is None else f"version {check.version}"
     print_plain(console, f"{check.place}: {version}")
-    table = Table("table", "rows")
-    for found in check.tables:
-        table.add_row(escape(found.table), f"{found.rows:,}")
-    console.print(table)
-    if check.missing:
-        print_plain(console, f"created when it is used next: {', '.join(check.missing)}")
     for problem in check.problems:
         print_plain(console, f"Problem: {problem}")
     if not check.problems:
         print_plain(console, "no problem found")
+    rows = {found.table: found.rows for found in check.tables}
+    named = [counted(rows[table], noun) for table, noun in _NOUNS.items() if table in rows]
+    if named:
+        print_plain(console, f"it has {in_words(named)}")
+    if check.missing:
+        print_plain(console, f"created when it is used next: {', '.join(check.missing)}")
+    table = Table("table", "rows")
+    for name, count in rows.items():
+        if count:
+            table.add_row(escape(name), f"{count:,}")
+    if table.row_count:
+        console.print(table)
+    if empty := sum(not count for count in rows.values()):
+        print_plain(console, f"and {counted(empty, 'empty table')}")
 
 
 def _show_migration(migration: Migration, console: Console, dry_run: bool) -> None:
