@@ -201,11 +201,14 @@ def _usage_of_examples(
     `priced` are the entries of batched calls, if these are other ones; a judge is called directly.
     """
     total = Usage()
+    # Each is built once: a subtask checks all of its fields, its functions' signatures included.
+    longest = [replace(subtask, max_tokens=_most_tokens(subtask), settings=()) for subtask in task.subtasks]
     for example in examples:
         total += usage_of_judge(task, specs, example)
-        for subtask in task.subtasks:
+        for subtask, with_most in zip(task.subtasks, longest, strict=True):
             name = subtask.name
-            total += _usage_of_subtask(task, subtask, choices[name], priced or specs, example, demos[name])
+            prompt = longest_prompt(task, subtask, example)
+            total += _usage_of_subtask(with_most, choices[name], priced or specs, prompt, demos[name])
     return total
 
 
@@ -251,27 +254,26 @@ def affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, i
 
 
 def _usage_of_subtask(
-    task: Task,
-    subtask: Subtask,
+    longest: Subtask,
     samples: Mapping[str, int],
     specs: Mapping[str, ModelSpec],
-    example: Example,
+    prompt: str,
     demos: tuple[Demo, ...],
 ) -> Usage:
-    """The maximum over the models, field by field; a `fuse` call reads every sample."""
-    prompt, most = longest_prompt(task, subtask, example), _most_tokens(subtask)
-    usages, longest = [], replace(subtask, max_tokens=most, settings=())
+    """The maximum over the models, field by field, of a subtask without settings; a `fuse` call reads every sample."""
+    usages = []
     for model, n in samples.items():
-        request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt, demos=demos), prompt)
-        per_request = 1 if stop_of(subtask) else choices_per_request(specs[model])
+        request = request_for(longest, SubtaskChoice(model, n, longest.system_prompt, demos=demos), prompt)
+        per_request = 1 if stop_of(longest) else choices_per_request(specs[model])
         usage = _in_requests(worst_case(request, specs[model]), n, per_request, specs[model])
-        if subtask.fusion.method == "fuse" and n > 1:
-            fuser = specs[subtask.fusion.model or model]
-            read = request_for(longest, SubtaskChoice(fuser.name, demos=demos), prompt + "x" * (4 * n * most))
+        if longest.fusion.method == "fuse" and n > 1:
+            fuser = specs[longest.fusion.model or model]
+            answers = "x" * (4 * n * longest.max_tokens)
+            read = request_for(longest, SubtaskChoice(fuser.name, demos=demos), prompt + answers)
             usage += worst_case(replace(read, n=1), fuser)
-        if subtask.cascade and model == subtask.cascade.small:
-            second = specs[subtask.cascade.big]
-            of_second = SubtaskChoice(second.name, 1, subtask.system_prompt, demos=demos)
+        if longest.cascade and model == longest.cascade.small:
+            second = specs[longest.cascade.big]
+            of_second = SubtaskChoice(second.name, 1, longest.system_prompt, demos=demos)
             usage += worst_case(request_for(longest, of_second, prompt), second)
         usages.append(usage)
     return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
