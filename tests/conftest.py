@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -22,6 +25,11 @@ settings.load_profile("agentopt")
 # pytest-xdist gives its processes the width of the terminal. Commands print as into a pipe, whatever that is.
 os.environ.pop("COLUMNS", None)
 
+MEMORY, ENOUGH_MEMORY = Path("/dev/shm"), 4 * 2**30
+"""The file system in memory of Linux, and the free bytes that it must have."""
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ENOUGH_MEMORY:
+    # No test loses power, so that waiting for a disk shows nothing. Processes that a test starts inherit the variable.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 HANGING = 600
 """Seconds after which a test of the default run is ended. The longest takes one minute on an idle machine."""
