@@ -53,7 +53,7 @@ class ComparedPair:
         reference: The folder of the other run.
         difference: Mean score of `run` minus that of `reference` over the shared examples, each group of repeated rows
             counted once; None if they share none.
-        verdict: On the difference, within a margin of .02.
+        verdict: On the difference, within a margin of .02; `non-inferior` if both are the same candidate.
         reason: Why there is no difference; empty if there is one.
     """
 
@@ -163,7 +163,8 @@ def _pair(reference: RunArchive, run: RunArchive, role: Role, split: InspectedSp
     difference = _difference(a, b, run.run.config.seed)
     if difference is None:
         return ComparedPair(*names, None, None, f"not comparable: they share no {split} example")
-    return ComparedPair(*names, difference, gate_verdict(difference))
+    is_same = _finalist(run, role).candidate == _finalist(reference, role).candidate
+    return ComparedPair(*names, difference, "non-inferior" if is_same else gate_verdict(difference))
 
 
 Key = tuple[str, int]
