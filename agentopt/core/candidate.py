@@ -197,7 +197,7 @@ def _read(data: Any, where: str, remedy: str) -> Candidate:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        problem = shortened(f"{place} {rule_of(first)}".partition("\n")[0])
+        problem = shortened(f"{place}: {rule_of(first)}".partition("\n")[0])
         rule = f"a candidate maps each subtask to model, num_samples and system_prompt, but {problem}"
         raise CandidateError(rule, where=where, remedy=remedy) from error
 

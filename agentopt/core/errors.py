@@ -129,7 +129,7 @@ class CallsFailError(EvaluationStopped):
 
 
 _NEXT: Mapping[str, Callable[[float], str]] = {
-    "usd": lambda wanted: f"could cost up to {format_usd(wanted)} USD",
+    "usd": lambda wanted: f"could cost up to {usd_at_least(wanted)} USD",
     "tokens": lambda wanted: f"could use up to {wanted:,.10g} tokens",
     "calls": lambda wanted: f"needs up to {wanted:,.10g} {'request' if wanted == 1 else 'requests'}",
 }

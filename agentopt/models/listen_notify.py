@@ -52,10 +52,10 @@ class Signal:
         lost = (sa.exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error)
         while not self._ended.is_set():
             with suppress(*lost), self._engine.connect() as connection:
+                driver = connection.connection.driver_connection
                 connection.detach()  # closed at the end instead of kept: it would go on listening
                 connection.exec_driver_sql(f"LISTEN {CHANNEL}")
                 self._report()  # of what was sent before
-                driver = connection.connection.driver_connection
                 while driver and not self._ended.is_set():
                     for _ in driver.notifies(timeout=CHECK_SECONDS, stop_after=1):
                         self._report()

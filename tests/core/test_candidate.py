@@ -49,7 +49,7 @@ def test_a_choice_that_breaks_a_rule_is_refused(choice: Any, rule: str, tmp_path
         adapter.validate_python({"find": choice})
     file = tmp_path / "best.yaml"
     file.write_text(adapter.dump_json(TWO).decode().replace('"qwen","num_samples":5', '"qwen","samples":5'))
-    with pytest.raises(CandidateError, match=r"and system_prompt, but find\.samples unknown key"):
+    with pytest.raises(CandidateError, match=r"and system_prompt, but find\.samples: unknown key"):
         load_candidate(file)
 
 
