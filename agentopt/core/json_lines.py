@@ -8,9 +8,11 @@ import selectors
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import IO, Any, Literal
+from io import BufferedReader
+from typing import IO, Any, Literal, cast
 
 from agentopt.core.errors import AgentoptError
 
@@ -46,7 +48,7 @@ class JsonLinesProcess:
         assert self._process.stdin
         assert self._process.stdout
         self._stdin: IO[bytes] = self._process.stdin
-        self._stdout: IO[bytes] = self._process.stdout
+        self._stdout = cast(BufferedReader, self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -78,20 +80,24 @@ class JsonLinesProcess:
         with suppress(BrokenPipeError):  # the child has ended, which the empty reply shows
             self._stdin.write(line)
             self._stdin.flush()
-        if seconds is not None and not self._readable(seconds):
-            raise NoReply("late")
-        reply = self._stdout.readline(self._max_bytes + 1)
-        if len(reply) > self._max_bytes:
-            raise NoReply("long")
-        if not reply.endswith(b"\n"):
-            raise NoReply("ended")
-        return json.loads(reply)
+        return json.loads(self._reply(seconds))
 
-    def _readable(self, seconds: float) -> bool:
-        # A request has one line as its reply, so no earlier reply is left in the buffer.
+    def _reply(self, seconds: float | None) -> bytes:
+        """Read one line. A child may write a part of it and stop, so the time counts for each part."""
+        deadline, reply = None if seconds is None else time.monotonic() + seconds, b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
-            return bool(selector.select(seconds))
+            while not reply.endswith(b"\n"):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not selector.select(left):
+                    raise NoReply("late")
+                part = self._stdout.read1(self._max_bytes + 1 - len(reply))
+                if not part:
+                    raise NoReply("ended")
+                reply += part
+                if len(reply) > self._max_bytes:
+                    raise NoReply("long")
+        return reply
 
     def close(self) -> None:
         """Kill the child and its process group."""

@@ -59,6 +59,21 @@ def test_half_a_line_is_no_reply() -> None:
     process.close()
 
 
+def test_a_child_that_stops_within_a_line_is_late() -> None:
+    process = child("import time; input(); print('{', end='', flush=True); time.sleep(60)")
+    with pytest.raises(NoReply, match="late"):  # not `ended`, a minute later
+        process.call(1, 0.5)
+    process.close()
+
+
+def test_a_long_reply_arrives_in_parts() -> None:
+    process = child(max_bytes=2**22)
+    try:
+        assert process.call("x" * 2**20, 60) == {"got": "x" * 2**20}
+    finally:
+        process.close()
+
+
 def test_closing_kills_the_group() -> None:
     process = child("import subprocess; print(subprocess.Popen(['sleep', '60']).pid); input(); input()")
     grandchild = process.call(1, 60)
