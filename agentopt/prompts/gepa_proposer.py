@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.extras import install_command
 from agentopt.prompts.prompt_proposers import Attempt, Brief, ProposerError
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Cell, Reward, Rewards
+
+T = TypeVar("T")
 
 COMPONENT = "system_prompt"
 """Name of the one text that gepa evolves."""
@@ -53,8 +56,8 @@ class GepaProposer:
         """
         if importlib.util.find_spec("gepa") is None:
             raise ProposerError(f"gepa is not installed ({install_command('gepa')})")
-        adapter = _Adapter(self._rewards, asyncio.get_running_loop())
-        reflection = _Reflection(self._writer, asyncio.get_running_loop())
+        calls = _Calls()
+        adapter, reflection = _Adapter(self._rewards, calls), _Reflection(self._writer, calls)
         examples = range(len(self._rewards.examples))
         data = [(example, repeat) for repeat in range(self._repeats) for example in examples]
         start = max(history, key=lambda attempt: attempt.reward).system_prompt if history else brief.seed_prompt
@@ -63,6 +66,8 @@ class GepaProposer:
         except (ProposerError, BudgetExceeded):
             if not adapter.evaluated(start):
                 raise
+        finally:
+            await calls.aclose()
         return [text for text, _ in adapter.evaluated(start)[:k]]
 
     def _evolve(self, start: str, data: list[Row], adapter: _Adapter, reflection: _Reflection) -> None:
@@ -81,12 +86,42 @@ class GepaProposer:
         )
 
 
+class _Calls:
+    """Calls of gepa's thread in the event loop. They end with the proposer, though the thread may go on."""
+
+    def __init__(self) -> None:
+        self._loop, self._tasks = asyncio.get_running_loop(), set[asyncio.Task[Any]]()
+        self._closed = False
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Return what `call` returns; from gepa's thread."""
+        if self._closed:
+            call.close()
+            raise CancelledError
+        return asyncio.run_coroutine_threadsafe(self._run(call), self._loop).result()
+
+    async def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._closed:  # since it was scheduled
+            task.cancel()
+        return await task
+
+    async def aclose(self) -> None:
+        """Cancel the calls, and wait until they have ended."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
 @dataclass
 class _Adapter:
     """gepa's adapter. It is called in gepa's thread, and samples rewards in the event loop."""
 
     rewards: Rewards
-    loop: asyncio.AbstractEventLoop
+    calls: _Calls
     # gepa looks for a proposer in the adapter, and uses its default if this is None.
     propose_new_texts: None = None
 
@@ -98,7 +133,7 @@ class _Adapter:
 
         text = candidate[COMPONENT].strip()
         cells = [Cell(text, example, repeat) for example, repeat in batch]
-        asyncio.run_coroutine_threadsafe(self.rewards.sample(cells), self.loop).result()
+        self.calls.run(self.rewards.sample(cells))
         rewards = [self.rewards.of(text, [cell.example])[cell] for cell in cells]
         # A call that failed permanently is not a wrong answer, but gepa has no missing scores.
         scores = [0.0 if reward.reward is None else reward.reward for reward in rewards]
@@ -130,7 +165,7 @@ class _Reflection:
     """gepa's language model. Each call with the same prompt gets a further sample."""
 
     writer: ReflectiveProposer
-    loop: asyncio.AbstractEventLoop
+    calls: _Calls
 
     def __post_init__(self) -> None:
         self._calls: dict[str, int] = {}
@@ -138,8 +173,7 @@ class _Reflection:
     def __call__(self, prompt: str | list[dict[str, Any]]) -> str:
         text = str(prompt)
         repeat = self._calls[text] = self._calls.get(text, -1) + 1
-        reply = self.writer.generate(text, first_repeat=repeat)
-        return asyncio.run_coroutine_threadsafe(reply, self.loop).result()
+        return self.calls.run(self.writer.generate(text, first_repeat=repeat))
 
 
 class _Silent:

@@ -474,6 +474,31 @@ async def test_gepa_evolves_on_the_user_prompts_and_its_calls_are_charged(tmp_pa
     assert (found.chosen.system_prompt, found.chosen.proposer) == (MAGIC, "gepa")
 
 
+async def test_calls_of_gepa_end_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("gepa")
+    task, held, release = prompt_task(), asyncio.Event(), asyncio.Event()
+    answering = prompt_model(writes="a text")
+
+    class Held(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            if request.purpose == "prompts":
+                held.set()
+                await release.wait()
+            return await answering.generate(request)
+
+    async with session_for(task, Held(lambda *_: ""), tmp_path) as session:
+        searching = asyncio.create_task(
+            optimizer(task, session, SMALL, proposer="gepa", filter="all").optimize(task.baseline, "answer")
+        )
+        await asyncio.wait_for(held.wait(), 60)
+        searching.cancel()
+        await asyncio.wait([searching])
+        left = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+        release.set()
+        assert searching.cancelled()
+        assert "ReflectiveProposer.generate" not in left, "it would find its journal closed"
+
+
 async def test_gepa_without_a_writing_model_is_replaced_by_the_fragments(tmp_path: Path) -> None:
     task, fallbacks = prompt_task(), list[str]()
     async with session_for(task, prompt_model(), tmp_path) as session:
