@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import TaskError, UserError
+from agentopt.core.errors import BudgetExceeded, TaskError, UserError
 from agentopt.core.events import (
     ExampleDone,
     FileProgress,
@@ -54,6 +54,7 @@ from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.studies import has_study
 from agentopt.runs.trial_store import recorded_evaluations
 from agentopt.runs.workers.pool import check_engine, open_run
+from agentopt.runs.worst_case import usage_of_candidate
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.search.from_task import check_costs
@@ -141,6 +142,7 @@ async def aoptimize(
     except UserError:
         if not opened and not has_study(run.trials):
             discard(run)  # resuming it would meet the same mistake; the journal keeps the responses
+            observe(Note(f"removed {run.path}: nothing was run"))
         raise
 
 
@@ -193,9 +195,13 @@ async def aevaluate(
     )
     async with spend_reported(opening, observe) as session:
         evaluator = open_evaluator(loaded, config, session, "tests")
-        evaluation = await evaluator.evaluate_repeatedly(
-            chosen, split, repeats, on_result=lambda result: observe(ExampleDone(result))
-        )
+        try:
+            evaluation = await evaluator.evaluate_repeatedly(
+                chosen, split, repeats, on_result=lambda result: observe(ExampleDone(result))
+            )
+        except BudgetExceeded as error:
+            most = usage_of_candidate(loaded, specs, chosen, loaded.splits[split]) * repeats
+            raise error.within(getattr(most, error.name, 0.0)) from error
         used = session.cache_use
         if used.oldest is not None and used.newest is not None:
             oldest, newest = (datetime.fromtimestamp(stored, UTC) for stored in (used.oldest, used.newest))

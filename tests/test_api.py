@@ -14,7 +14,7 @@ import yaml
 
 import agentopt
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.errors import CatalogError, ConfigError
+from agentopt.core.errors import BudgetExceeded, CatalogError, ConfigError
 from agentopt.core.events import Event, RunStarted, TrialDone
 from agentopt.core.records import Trial
 from agentopt.models.base import Request, Response
@@ -134,6 +134,22 @@ async def test_ctrl_c_inside_a_running_event_loop_ends_the_run_after_the_calls_i
         signal.signal(signal.SIGINT, before)
     assert not [thread for thread in threading.enumerate() if thread.name == "agentopt"]
     assert len(model.requests) == 4, "the second subtask was not called"
+
+
+@pytest.mark.parametrize(("name", "cap"), [("calls", 0), ("calls", 5), ("tokens", 1), ("tokens", 60)])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_cap_that_an_evaluation_suggests_pays_for_all_of_it(
+    tmp_path: Path, name: str, cap: int, repeats: int
+) -> None:
+    def evaluated(cap: int, journal: str) -> agentopt.Evaluation:
+        settings = config(tmp_path, budget={name: cap}, journal=str(tmp_path / journal))
+        return agentopt.evaluate(toy_task(test=4), config=settings, provider=toy_model(), repeats=repeats)
+
+    with pytest.raises(BudgetExceeded, match=rf"raise budget.{name} to [\d]+, which suffices without") as caught:
+        evaluated(cap, "one.db")
+    enough = int(str(caught.value).partition(f"budget.{name} to ")[2].partition(",")[0])
+    assert evaluated(enough, "other.db").state == "complete"
+    assert caught.value.partial or not cap
 
 
 SPEC = ModelSpec(name="mine", base_url="http://127.0.0.1:9/v1", parameters=2e9, api_key_env="MY_SECRET_KEY")

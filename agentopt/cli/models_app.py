@@ -40,12 +40,13 @@ def models_add(
     file: Annotated[
         Path | None, typer.Option(help="Catalogue file. Default: configs/models.yaml, or that of the config folder.")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an entry that has this name.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a catalogue entry with prices, context length and abilities from the bundled table."""
     from agentopt.cli.commands.models import add_model
 
-    add_model(model, name, base_url, api_key_env, file, stdout_console(), as_json=json)
+    add_model(model, name, base_url, api_key_env, file, stdout_console(), replace=replace, as_json=json)
 
 
 @models_app.command("search")

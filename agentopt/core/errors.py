@@ -163,7 +163,7 @@ class BudgetExceeded(EvaluationStopped):
         enough: A cap that would have sufficed.
     """
 
-    def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
+    def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0, most: float = 0) -> None:
         self.name, self.cap, self.spent, self.wanted, self.kept = name, cap, spent, wanted, kept
         self.enough = enough = _enough(cap, spent + wanted, kept)
         purpose, _, cap_name = name.rpartition(".")
@@ -183,7 +183,20 @@ class BudgetExceeded(EvaluationStopped):
             self.message = f"the {name} cap of {amount(cap)} is too low: the first call {next_call}{beside}"
             least = usd_at_least(enough) if cap_name == "usd" else f"{math.ceil(enough - 1e-9):,}"
             remedy = f"raise {setting} to {least} or more"
+        if most:
+            kept_answers = "; answers that were paid for are kept" if spent else ""
+            remedy = f"raise {setting} to {larger_cap(cap, enough, most)}, which suffices without retries{kept_answers}"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
+
+    def within(self, most: float) -> BudgetExceeded:
+        """The error with a cap in its remedy that pays for the whole work.
+
+        Args:
+            most: What the work takes at most; 0 if that is not known.
+        """
+        error = BudgetExceeded(self.name, cap=self.cap, spent=self.spent, wanted=self.wanted, kept=self.kept, most=most)
+        error.partial = self.partial
+        return error
 
     @property
     def stopped(self) -> StopReason:

@@ -13,12 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import yaml
 from platformdirs import user_config_path
 
 from agentopt.core.errors import CatalogError
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.yaml_text import to_yaml
-from agentopt.models.catalog import PROJECT_FILE, read_catalog
+from agentopt.models.catalog import PROJECT_FILE, ModelSpec, read_catalog
 from agentopt.models.model_table import find_entry, search_table, similar_model, table_defaults
 from agentopt.models.providers import PROVIDERS, Provider, name_of
 
@@ -159,6 +160,7 @@ def add_entry(
     base_url: str | None = None,
     api_key_env: str | None = None,
     file: Path | None = None,
+    replace: bool = False,
 ) -> AddedEntry:
     """Write the entry of a model to a catalogue file.
 
@@ -168,6 +170,7 @@ def add_entry(
         base_url: An endpoint to call instead of the provider's; see `entry_for`.
         api_key_env: The variable of the key; the provider's unless given, if the endpoint is at the provider's host.
         file: The catalogue file, created if necessary; that of `user_catalog` unless given.
+        replace: Whether an entry of this name is replaced.
 
     Raises:
         CatalogError: The provider is unknown, the name is taken, or the file has a form that cannot be extended.
@@ -176,31 +179,57 @@ def add_entry(
     name = name or name_of(model)
     file = file or user_catalog()
     check_writable(file, new_folder=True)
-    if file.is_file() and name in read_catalog(file):
-        raise CatalogError(f"has a model {name!r} already", where=file, remedy="choose another name with --as")
+    is_taken = file.is_file() and name in read_catalog(file)
+    if is_taken and not replace:
+        remedy = "replace the entry with --replace, or choose another name with --as"
+        raise CatalogError(f"has a model {name!r} already", where=file, remedy=remedy)
     entry, is_known = entry_for(model, base_url=base_url, api_key_env=api_key_env)
     before = file.read_text(encoding="utf-8") if file.is_file() else "models:\n"
+    if is_taken:
+        before = _without(name, before)
     block = "".join(f"  {line}\n" for line in to_yaml({name: entry}).splitlines())
     text, count = re.subn(
         r"(?m)^models:[ \t]*(\{\}|null|~)?[ \t]*(#.*)?$\n?", lambda _: f"models:\n{block}", before, count=1
     )
     if not count:
         text = f"{before.rstrip()}\n\nmodels:\n{block}" if "models:" not in before else before
-    _check(text, file, name)
+    _check(text, file, ModelSpec(name=name, **entry))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_output(file, text)
     similar = None if is_known or entry.get("price") == "free" else similar_model(model)
     return AddedEntry(name, file, entry, is_known, similar)
 
 
-def _check(text: str, file: Path, name: str) -> None:
-    """Read the text as a catalogue, so that a file is only replaced by one that loads."""
+def _without(name: str, text: str) -> str:
+    """The text of a catalogue file without an entry, which is below the others in a block of its own.
+
+    The comments after it are those of the next entry. A text of another form is as it was.
+    """
+    root: Any = yaml.compose(text, yaml.SafeLoader)
+    models: Any = next(value for key, value in root.value if key.value == "models")
+    key, value = next(pair for pair in models.value if pair[0].value == name)
+    if models.flow_style:
+        return text
+    lines = text.splitlines(keepends=True)
+    end = value.end_mark.line + 1 if value.flow_style else value.end_mark.line
+    while not lines[end - 1].partition("#")[0].strip():
+        end -= 1
+    del lines[key.start_mark.line : end]
+    return "".join(lines)
+
+
+def _check(text: str, file: Path, spec: ModelSpec) -> None:
+    """Read the text as a catalogue, so that a file is only replaced by one that loads and has the entry."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / file.name
         draft.write_text(text, encoding="utf-8")
-        if name not in read_catalog(draft):
+        try:
+            written = read_catalog(draft).get(spec.name)
+        except CatalogError:  # it names the draft
+            written = None
+        if written != spec:
             raise CatalogError(
                 "has a form that an entry cannot be added to",
                 where=file,

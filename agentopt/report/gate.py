@@ -110,7 +110,7 @@ class GateReport:
     def finding(self) -> str:
         """The difference with its number of rows, or that there is none to measure."""
         if self.difference is None:
-            return f"the candidate is the {self._reference}, so nothing was compared"
+            return f"the candidate is the {self._reference} itself"
         return f"{format_difference(self.difference)}, n={self.difference.n}, margin {self.margin:g}"
 
     @property

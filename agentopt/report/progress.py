@@ -87,6 +87,10 @@ class RunProgress:
     """Seconds from the end of a trial to the start of the next one, prompts left out."""
     _calls_before: int = 0
     """Calls before the present trial."""
+    _responses_before: int = 0
+    """Responses of examples before the present trial."""
+    _was_free: bool = False
+    """Whether the last trial had all of its responses in the journal, and the next one has not begun."""
     _paces: list[float] = field(default_factory=list)
     """Seconds of this session's trials that made calls."""
     _free: list[float] = field(default_factory=list)
@@ -148,7 +152,7 @@ class RunProgress:
                 self._begin(event)
             case TrialStarted():
                 self.activity = one_line(f"{event.message}: {event.candidate}")
-                self._calls_before = self._calls_so_far()
+                self._calls_before, self._responses_before = self._calls_so_far(), self._responses
                 self._begin_trial()
             case TrialDone():
                 self._trials.add(event.trial.number)
@@ -183,11 +187,12 @@ class RunProgress:
             self._trials_since = self._trial_start
         elif self._trial_end is not None:
             self._gaps.append(max(0.0, self._trial_start - self._trial_end - self._prompt_seconds))
-        self._prompt_seconds = 0.0
+        self._prompt_seconds, self._was_free = 0.0, False
 
     def _end_trial(self) -> None:
         """Note the seconds of the trial, apart from each other those with and without calls."""
         made_calls = self._calls_so_far() > self._calls_before
+        self._was_free = not made_calls and self._responses > self._responses_before
         (self._paces if made_calls else self._free).append(self.clock() - self._trial_start)
         self._trial_end, self._prompt_seconds = self.clock(), 0.0
 
@@ -253,6 +258,7 @@ class RunProgress:
             self._best_score(),
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{self.calls_per_second():.1f} calls/s",
+            *(["no calls: the journal had all responses of this trial"] if self._was_free else []),
             *self.waits(),
             *self._problems(),
             *filter(None, (self.time_left(),)),

@@ -11,7 +11,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
 from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
-from agentopt.core.message_text import plain_number
+from agentopt.core.message_text import counted, plain_number
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.core.usd_text import format_usd, usd_at_least
@@ -282,6 +282,8 @@ def cap_notes(
         has_answers: Whether the journal has answers of the task's models.
     """
     trials = min(config.budget.trials, space.size)
+    if trials < config.budget.trials:
+        yield f"The search space has {counted(trials, 'candidate')}, fewer than budget.trials ({config.budget.trials})"
     free = "; those whose answers are in the journal cost nothing, and come on top" if has_answers else ""
     for name, unit in (("usd", "USD"), ("tokens", "tokens"), ("calls", "calls")):
         cap = getattr(config.budget, name)
@@ -290,7 +292,7 @@ def cap_notes(
         shown, most = f"budget.{name} ({plain_number(cap)})", getattr(worst.total, name)
         if most <= cap:
             bound = format_usd(most) if name == "usd" else f"{most:,}"
-            yield f"Warning: {shown} cannot bind: without retries, the run takes at most {bound} {unit}"
+            yield f"Warning: {shown} cannot bind, as the run takes at most {bound} {unit} without retries"
             continue
         paid = [_trials_within(cap, name, case, trials) for case in (expected, worst)]
         yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst{free}"
@@ -303,7 +305,7 @@ def cap_notes(
             )
     cap = config.budget.seconds
     if cap is not None and worst.seconds is not None and worst.seconds <= cap:
-        yield f"Warning: budget.seconds ({plain_number(cap)}) cannot bind: the run takes about {worst.seconds:.0f} s"
+        yield f"Warning: budget.seconds ({plain_number(cap)}) cannot bind, as the run takes about {worst.seconds:.0f} s"
 
 
 def _trials_within(cap: float, name: str, case: Estimate | ExpectedCase, trials: int) -> int:

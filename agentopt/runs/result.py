@@ -39,7 +39,7 @@ from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 SCREEN_WIDTH = 100
 """Most columns of a line of `repr(result)`."""
 
-KEPT = "non-inferior: the best candidate is the baseline, so nothing was compared"
+KEPT = "non-inferior: the best candidate is the baseline itself"
 """The verdict of a run whose best candidate is the baseline, in words."""
 
 Role = Literal["baseline", "best", "recommended"]

@@ -628,7 +628,12 @@ def test_a_model_is_added_by_name_and_found_in_the_bundled_table(
     assert "no API key is sent" not in added.out
     for name, options in (("a", ["gemini/gemini-2.5-flash"]), ("b", ["openai/gpt-5-mini"]), ("c", ["own/model"])):
         file = ["--as", name, "--file", str(place.folder / "models.yaml"), "--base-url", "http://127.0.0.1:1/v1"]
-        assert "no API key is sent; if the endpoint needs one" in agentopt("models", "add", *options, *file).out
+        unset = agentopt("models", "add", *options, *file).out
+        assert "no API key is sent to this address; if it needs one, repeat the command with --replace" in unset
+        variable = {"a": "GEMINI_API_KEY", "b": "OPENAI_API_KEY", "c": "VARIABLE"}[name]
+        assert f"--replace --api-key-env {variable}, or the variable that has the key" in unset
+        replaced = agentopt("models", "add", *options, *file, "--replace", "--api-key-env", variable).out
+        assert f"read from ${variable}" in replaced
         assert (
             "read from $MY_KEY"
             in agentopt("models", "add", *options, *file, "--as", f"{name}2", "--api-key-env", "MY_KEY").out
@@ -877,6 +882,10 @@ def test_a_cap_below_the_first_call_is_refused_and_leaves_no_run(
     assert f"remedy: raise budget.{name}; `--dry-run` prints" in outcome.err
     assert not any(word in outcome.err for word in ("reached", "paid", "Traceback"))
     assert place.runs == []
+    folder = re.findall(r"^run (\S+)$", outcome.err, re.MULTILINE)
+    assert [f"removed {name}: nothing was run" for name in folder] == re.findall(
+        r"^removed .*", outcome.err, re.MULTILINE
+    )
 
 
 def test_an_empty_runs_folder_is_reported(agentopt: Callable[..., CommandResult], place: Place) -> None:

@@ -199,7 +199,7 @@ def test_a_candidate_that_is_the_reference_passes_without_a_call(agentopt: Comma
     code, out, err = agentopt("gate", "small.yaml", "--against", against, "--task", "task", *SETTINGS)
     assert (code, err) == (0, "")
     same = "baseline" if against == "baseline" else "reference"
-    assert out.startswith(f"non-inferior: the candidate is the {same}, so nothing was compared\n")
+    assert out.startswith(f"non-inferior: the candidate is the {same} itself\n")
     assert "cost: that of the reference, which is the same candidate\n" in out
     data = json.loads(agentopt("gate", "small.yaml", "--against", against, "--task", "task", "--json", *SETTINGS)[1])
     assert (data["verdict"], data["exit_code"], data["difference"]) == ("non-inferior", 0, None)
@@ -224,13 +224,13 @@ def test_a_run_that_keeps_the_baseline_passes(
     spent = calls(place)
     code, out, _ = agentopt("gate", run.name, "--split", split, *SETTINGS)
     assert (code, load_result(run).verdict) == (0, "non-inferior")
-    assert out.startswith("non-inferior: the candidate is the baseline, so nothing was compared\n")
+    assert out.startswith("non-inferior: the candidate is the baseline itself\n")
     for same in (run.name, str(run / "best.yaml")):
         again = agentopt("gate", same, "--split", split, "--rows-needed", *SETTINGS)[1]
         assert again.partition("\n")[0] == out.partition("\n")[0]
         assert again.splitlines()[2:] == [*out.splitlines()[2:], "rows needed: none, because nothing is compared"]
     assert calls(place) == spent
-    kept = "non-inferior: the best candidate is the baseline, so nothing was compared"
+    kept = "non-inferior: the best candidate is the baseline itself"
     shown = agentopt("runs", "show", run.name, *SETTINGS)[1]
     assert f"Verdict: {kept}. No other candidate has a higher shrunk score on validation." in shown
     assert "Use it:" not in shown
@@ -243,7 +243,7 @@ def test_the_only_candidate_passes(agentopt: Command, place: Path, server: Serve
     assert agentopt("optimize", "task", "-c", "strategy=grid", *one, *SETTINGS)[0] == 0
     (run,) = (place / "runs").iterdir()
     assert agentopt("gate", run.name, *SETTINGS)[0] == 0
-    assert "nothing was compared. Nothing else was evaluated." in agentopt("runs", "show", run.name, *SETTINGS)[1]
+    assert "the best candidate is the baseline itself. Nothing else was evaluated." in agentopt("runs", "show", run.name, *SETTINGS)[1]
 
 
 @pytest.mark.parametrize("cap", ["usd=0.0002", "calls=60", "calls=85", "tokens=300", "trials=1"])

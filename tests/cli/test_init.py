@@ -108,6 +108,27 @@ def test_models_are_those_whose_key_is_set(
     assert "usd: 1" in (place / "new/config.yaml").read_text()
 
 
+def test_models_that_the_user_added_come_first_if_their_key_is_set(
+    place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ("--base-url", "http://127.0.0.1:1/v1", "--api-key-env")
+    console_script("models", "add", "openai/gpt-5", *at, "MY_KEY")
+    for name in ("openai/gpt-5-mini", "openai/gpt-4.1", "openai/gpt-5-nano"):
+        console_script("models", "add", name, *at, "OPENAI_API_KEY")
+    console_script("models", "add", "ollama/llama3.2")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    printed = console_script("init", "three")[1]
+    assert "Models: gpt-5-nano, gpt-5-mini, gpt-4.1." in printed
+    assert "http" not in (place / "three/models.yaml").read_text(), "they are in the catalogue"
+    monkeypatch.setenv("MY_KEY", "sk-own")
+    assert "Models: gpt-5-nano, gpt-5-mini, gpt-5." in console_script("init", "cheapest")[1]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert "Models: gpt-5." in console_script("init", "own")[1]
+    monkeypatch.delenv("MY_KEY")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-other")
+    assert "Models: claude-haiku-4-5." in console_script("init", "other")[1]
+
+
 def test_models_may_be_named_by_provider_or_catalogue_name(place: Path, console_script: Command) -> None:
     code, printed, _ = console_script("init", "--models", "smollm2-135m", "--models", "ollama/llama3.2")
     assert code == 0

@@ -92,17 +92,35 @@ def test_the_hosted_quickstart_takes_a_model_of_the_catalogue(
     place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    code, printed, errors = console_script("quickstart", "--hosted", "openai/gpt-5-mini", "--dry-run")
-    assert (code, printed) == (2, "")
-    assert "remedy: agentopt models add openai/gpt-5-mini" in errors
+    dry = ("quickstart", "--hosted", "openai/gpt-5-mini", "--dry-run")
+    others = place / "others.yaml"
+    others.write_text("models: {other: {base_url: 'http://127.0.0.1:1/v1', price: free}}")
+    estimates = []
+    for settings in ((), ("-c", f"models=[{others}]")):
+        code, printed, errors = console_script(*dry, *settings)
+        assert (code, errors) == (0, "")
+        note, _, estimate = printed.partition("\n")
+        assert note.startswith("gpt-5-mini is not in the catalogue yet: without --dry-run, it is added to ")
+        estimates.append(estimate)
+    others.unlink()
     assert list(place.iterdir()) == []
     console_script("models", "add", "openai/gpt-5-mini")
     for name in ("openai/gpt-5-mini", "gpt-5-mini"):
         code, printed, errors = console_script("quickstart", "--hosted", name, "--dry-run")
         assert (code, errors) == (0, "")
-    code, _, errors = console_script("quickstart", "--hosted", "nosuch")
-    assert code == 2
-    assert "no provider is known for the model 'nosuch'" in errors
+        estimates.append(printed)
+    assert len(set(estimates)) == 1, "the entry of a dry run is the one that is added"
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("model", ["nosuch", "nosuch/model"])
+def test_the_hosted_quickstart_refuses_an_unknown_provider(
+    place: Path, console_script: Command, dry_run: tuple[str, ...], model: str
+) -> None:
+    code, printed, errors = console_script("quickstart", "--hosted", model, *dry_run)
+    assert (code, printed) == (2, "")
+    assert f"no provider is known for the model '{model}'" in errors
+    assert list(place.iterdir()) == []
 
 
 class Endpoint(BaseHTTPRequestHandler):

@@ -209,3 +209,49 @@ def test_entries_are_added_to_the_projects_file_or_to_the_users(
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "models.yaml").write_text("models:\n")
     assert user_catalog({"AGENTOPT_CONFIG": "/somewhere"}) == Path("configs/models.yaml")
+
+
+AROUND = (
+    "# ours\nmodels:\n  first: {litellm: openai/gpt-4o}  # kept\n  # of the second\n",
+    "\n  # of the last\n  last:\n    litellm: openai/o3\n# end\n",
+)
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        "  m: {base_url: 'http://127.0.0.1:1/v1'}\n",
+        "  m:\n    base_url: http://127.0.0.1:1/v1\n    supports:\n      n: true\n",
+        "  'm':\n    # inside\n    litellm: openai/o3\n    extra_body:\n      text: |\n        # text\n        m:\n",
+    ],
+)
+def test_an_entry_is_replaced_and_the_others_keep_their_text(replaced: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(AROUND[0] + replaced + AROUND[1])
+    with pytest.raises(CatalogError, match="has a model 'm' already") as caught:
+        add_entry("openai/gpt-5-mini", name="m", file=file)
+    assert caught.value.remedy == "replace the entry with --replace, or choose another name with --as"
+    add_entry("openai/gpt-5-mini", name="m", file=file, replace=True)
+    entries = read_catalog(file)
+    assert (list(entries), entries["m"].model) == (["m", "first", "last"], "gpt-5-mini")
+    before, _, after = file.read_text().partition("  m:\n")
+    assert before == "# ours\nmodels:\n"
+    assert after.endswith(AROUND[0].partition("models:\n")[2] + AROUND[1])
+
+
+def test_a_last_entry_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    for key in ("ONE", "TWO", "THREE"):
+        add_entry("openai/gpt-5-mini", api_key_env=key, file=file, replace=True)
+        assert read_catalog(file)["gpt-5-mini"].api_key_env == key
+
+
+@pytest.mark.parametrize(
+    "text", ["models: {m: {litellm: openai/gpt-4o}}\n", '{"models": {"m": {"price": "free", "base_url": "http://h"}}}']
+)
+def test_an_entry_of_another_form_is_not_replaced(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(text)
+    with pytest.raises(CatalogError, match="has a form that an entry cannot be added to"):
+        add_entry("openai/gpt-5-mini", name="m", file=file, replace=True)
+    assert file.read_text() == text

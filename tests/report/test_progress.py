@@ -38,7 +38,7 @@ from agentopt.core.events import (
     log_to,
 )
 from agentopt.core.plain_text import one_line
-from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Remaining, Trial
+from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Remaining, SubtaskUse, Trial
 from agentopt.report.formatting import format_duration, format_spend
 from agentopt.report.progress import RunProgress
 from agentopt.report.progress_bar import PLAIN_SECONDS, bar_of, packed
@@ -148,6 +148,24 @@ async def test_trials_of_earlier_sessions_count_right_after_a_resume(progress: R
     await pass_trial(progress, clock, 3, 1)  # an incomplete trial is continued under its number
     assert progress.trials == 4
     assert progress.time_left() == "about 9 s left"
+
+
+@pytest.mark.parametrize(("calls", "responses", "is_free"), [(0, 3, True), (1, 3, False), (0, 0, False)])
+async def test_a_trial_whose_responses_were_all_in_the_journal_is_named(
+    progress: RunProgress, clock: Clock, calls: int, responses: int, is_free: bool
+) -> None:
+    free = "no calls: the journal had all responses of this trial"
+    progress(started(Budget(Caps(trials=3), clock=clock)))
+    await pass_trial(progress, clock, 0, 1)
+    assert free not in progress.fields()
+    progress(TrialStarted(1, CANDIDATE, "random"))
+    assert progress.budget
+    await spend(progress.budget, Usage(calls=calls))
+    progress(ExampleDone(ExampleResult("a", 1.0, subtasks={"answer": SubtaskUse(responses=responses)})))
+    progress(TrialDone(trial(1), BestSoFar(0, 0.5)))
+    assert (free in progress.fields()) is is_free
+    progress(TrialStarted(2, CANDIDATE, "random"))
+    assert free not in progress.fields()
 
 
 async def test_no_time_left_is_estimated_once_every_trial_was_spent(progress: RunProgress, clock: Clock) -> None:

@@ -156,7 +156,7 @@ def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_long
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        ({"usd": 1000}, r"Warning: budget.usd (1000) cannot bind: without retries, the run takes at most "),
+        ({"usd": 1000}, r"Warning: budget.usd (1000) cannot bind, as the run takes at most "),
         ({"calls": 900}, "budget.calls (900) pays for about 4 of 10 trials in the expected case, 3 in the worst"),
         ({"calls": 500}, "budget.calls (500) pays for about "),
         ({"tokens": 100}, "budget.tokens (100) pays for about 0 of 10 trials in the expected case, 0 in the worst"),
@@ -189,7 +189,7 @@ def test_a_cap_in_usd_cannot_bind_if_models_are_free() -> None:
     specs = {name: ModelSpec(name=name, base_url="http://127.0.0.1:9/v1", price="free") for name in SPECS}
     worst, expected, config, space = cases(None, specs, budget={"trials": 10, "usd": 1})
     (note,) = cap_notes(worst, expected, config, space)
-    assert note == "Warning: budget.usd (1) cannot bind: without retries, the run takes at most 0 USD"
+    assert note == "Warning: budget.usd (1) cannot bind, as the run takes at most 0 USD without retries"
 
 
 @given(st.floats(0.01, 0.9), st.floats(0.02, 1.0))

@@ -22,7 +22,7 @@ from agentopt.core.message_text import in_words
 from agentopt.core.yaml_models import closest
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
-from agentopt.models.catalog import BUILT_IN, Catalog, read_catalog
+from agentopt.models.catalog import BUILT_IN, Catalog, ModelSpec, read_catalog
 from agentopt.models.model_table import find_entry
 from agentopt.models.providers import PROVIDERS, name_of, table_name
 from agentopt.models.weight_files import bytes_to_download
@@ -44,6 +44,9 @@ HOSTED: Mapping[str, tuple[str, ...]] = {
     "GROQ_API_KEY": ("groq/llama-3.1-8b-instant",),
 }
 """Variable of a key -> models that a new task compares if it is set, cheapest first."""
+
+MOST_OWN = 3
+"""Most models of the user's own catalogue that a new task compares unless models are named."""
 
 CONFIG = """# Settings of a run; `-c key=value` overrides them. The module agentopt.runs.config documents every key.
 models: [{models}] # a path from the working folder: call agentopt where `agentopt init` was called
@@ -153,13 +156,22 @@ def _rows(source: str) -> list[dict[str, Any]]:
 
 
 def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Any], ModelsDraft]:
-    """The entries to write, and the models: those named, those whose key is set, or the local ones."""
+    """The entries to write, and the models: those named, the user's own or `HOSTED` whose key is set, or `LOCAL`."""
     known = Catalog.load()
-    given = list(models) or next((list(names) for key, names in HOSTED.items() if environ.get(key)), list(LOCAL))
+    hosted = (list(names) for key, names in HOSTED.items() if environ.get(key))
+    given = list(models) or _own(known, environ) or next(hosted, list(LOCAL))
     entries = {name_of(model): _entry_for(model, known) for model in given if model not in known}
     names = tuple(dict.fromkeys(model if model in known else name_of(model) for model in given))
     local = all(name in known and known[name].weights for name in names)
     return entries, ModelsDraft(names, local)
+
+
+def _own(known: Mapping[str, ModelSpec], environ: Mapping[str, str]) -> list[str]:
+    """The cheapest models that the user added to the catalogue and whose key is set."""
+    built_in = read_catalog(BUILT_IN)
+    own = [spec for name, spec in known.items() if name not in built_in and environ.get(spec.api_key_env or "")]
+    cheapest = sorted(own, key=lambda spec: (not spec.is_priced, astuple(spec.prices)[:2]))
+    return [spec.name for spec in cheapest[:MOST_OWN]]
 
 
 def _entry_for(model: str, known: Collection[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.check_entry import CHECK_TOKENS, check_request, probe
 from agentopt.models.model_table import close_models, find_entry, search_table, table_defaults
+from agentopt.models.providers import PROVIDERS
 from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
@@ -230,10 +231,11 @@ def add_model(
     file: Path | None,
     console: Console,
     *,
+    replace: bool = False,
     as_json: bool = False,
 ) -> None:
     """`agentopt models add`."""
-    added = add_entry(model, name=name, base_url=base_url, api_key_env=api_key_env, file=file)
+    added = add_entry(model, name=name, base_url=base_url, api_key_env=api_key_env, file=file, replace=replace)
     if as_json:
         print_json(added)
         return
@@ -247,7 +249,13 @@ def add_model(
     if key := added.entry.get("api_key_env"):
         print_plain(console, f"the API key is read from ${key}")
     elif base_url:
-        print_plain(console, "no API key is sent; if the endpoint needs one, set api_key_env in the entry")
+        provider = PROVIDERS.get(model.partition("/")[0])
+        variable = (provider and provider.api_key_env) or "VARIABLE"
+        print_plain(
+            console,
+            "no API key is sent to this address; if it needs one, repeat the command with "
+            f"--replace --api-key-env {variable}, or the variable that has the key",
+        )
     print_plain(console, f"next: agentopt models check {added.name}")
 
 

@@ -219,7 +219,9 @@ def show_result(result: Result, task: Path | None, console: Console) -> None:
         print_plain(console, f"Next:    {change}: {shlex.join(['agentopt', 'inspect', result.run])}")
     elif result.verdict == "not enough rows":
         gate = shlex.join(["agentopt", "gate", str(Path(result.run) / "best.yaml"), "--rows-needed"])
-        print_plain(console, "Next:    add test rows" + (f"; how many: {gate}" if task else ""))
+        limit = RunFolder.open(result.run).config.task.get("data.limit.test")
+        unused = f" (data.limit.test={limit} may leave some out)" if limit else ""
+        print_plain(console, f"Next:    add test rows{unused}" + (f"; how many: {gate}" if task else ""))
     elif result.verdict == "inferior":
         print_plain(console, f"Next:    {KEEP_BASELINE}")
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from agentopt.cli.commands.optimize import estimate_run, run_optimization
 from agentopt.cli.output import notes_console, print_plain
 from agentopt.core.errors import UserError
-from agentopt.models.add_entry import add_entry
-from agentopt.models.catalog import Catalog
+from agentopt.models.add_entry import add_entry, entry_for, user_catalog
+from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.providers import name_of
 from agentopt.runs.config import load_config
 
@@ -23,19 +24,20 @@ def run_quickstart(
 ) -> None:
     """Optimise the quickstart task, or estimate its cost.
 
-    A hosted model that is not in the catalogue is added to the user's, unless this is a dry run.
+    A hosted model that is not in the catalogue is added to the user's; a dry run reads it from the bundled table.
     """
     (task, configs), notes = _shipped(), notes_console(console, as_json=as_json)
     if hosted is None:
-        chosen = [str(configs / "quickstart.yaml")]
+        chosen = [str(configs / "quickstart.yaml"), *settings]
     else:
-        name = _catalogue_name(hosted, settings, dry_run, notes)
+        name, entry = _catalogue_name(hosted, settings, dry_run, notes)
         models = [f"task.subtasks.{subtask}.models={json.dumps([name])}" for subtask in ("find", "answer")]
-        chosen = [str(configs / "quickstart-hosted.yaml"), *models]
+        chosen = [str(configs / "quickstart-hosted.yaml"), *models, *settings]
+        chosen += [_with_entry(chosen, entry)] if entry else []
     if dry_run:
-        estimate_run(task, [*chosen, *settings], console, as_json=as_json)
+        estimate_run(task, chosen, console, as_json=as_json)
     else:
-        run_optimization(task, [*chosen, *settings], None, console, as_json=as_json)
+        run_optimization(task, chosen, None, console, as_json=as_json)
         print_plain(notes, "Next: `agentopt init FOLDER --from FILE` makes a task of your own data.")
 
 
@@ -51,14 +53,24 @@ def _shipped() -> tuple[Path, Path]:
     raise UserError("the quickstart task is not installed", where=package, remedy="reinstall agentopt")
 
 
-def _catalogue_name(hosted: str, settings: Sequence[str], dry_run: bool, console: Console) -> str:
-    if hosted in Catalog.load(*load_config(settings).models):
-        return hosted
-    if name_of(hosted) in Catalog.load(*load_config(settings).models):
-        return name_of(hosted)
+def _catalogue_name(
+    hosted: str, settings: Sequence[str], dry_run: bool, notes: Console
+) -> tuple[str, dict[str, Any] | None]:
+    """The name of a hosted model, which is added to the user's catalogue if necessary; in a dry run, its entry."""
+    catalog = Catalog.load(*load_config(settings).models)
+    if known := next((name for name in (hosted, name_of(hosted)) if name in catalog), None):
+        return known, None
     if dry_run:
-        rule = f"the model {hosted!r} is not in the catalogue, and a dry run adds nothing"
-        raise UserError(rule, remedy=f"agentopt models add {hosted}")
+        entry, name = entry_for(hosted)[0], name_of(hosted)
+        print_plain(notes, f"{name} is not in the catalogue yet: without --dry-run, it is added to {user_catalog()}")
+        return name, {"name": name, **entry}
     added = add_entry(hosted)
-    print_plain(console, f"Added {added.name} to {added.file}")
-    return added.name
+    print_plain(notes, f"Added {added.name} to {added.file}")
+    return added.name, None
+
+
+def _with_entry(settings: Sequence[str], entry: Mapping[str, Any]) -> str:
+    """The setting that adds a catalogue entry to those of the settings."""
+    given = load_config(settings).models
+    entries = [one.model_dump(exclude_unset=True) if isinstance(one, ModelSpec) else str(one) for one in given]
+    return f"models={json.dumps([*entries, entry])}"
