@@ -243,7 +243,8 @@ def test_the_only_candidate_passes(agentopt: Command, place: Path, server: Serve
     assert agentopt("optimize", "task", "-c", "strategy=grid", *one, *SETTINGS)[0] == 0
     (run,) = (place / "runs").iterdir()
     assert agentopt("gate", run.name, *SETTINGS)[0] == 0
-    assert "the best candidate is the baseline itself. Nothing else was evaluated." in agentopt("runs", "show", run.name, *SETTINGS)[1]
+    shown = agentopt("runs", "show", run.name, *SETTINGS)[1]
+    assert "the best candidate is the baseline itself. Nothing else was evaluated." in shown
 
 
 @pytest.mark.parametrize("cap", ["usd=0.0002", "calls=60", "calls=85", "tokens=300", "trials=1"])
