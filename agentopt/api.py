@@ -142,7 +142,7 @@ async def aoptimize(
     except UserError:
         if not opened and not has_study(run.trials):
             discard(run)  # resuming it would meet the same mistake; the journal keeps the responses
-            observe(Note(f"removed {run.path}: nothing was run"))
+            observe(Note(f"removed {run.path}, which has no trial"))
         raise
 
 

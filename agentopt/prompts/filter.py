@@ -291,20 +291,20 @@ class _Evidence:
             )
         if p_best <= level and self.subset_ratio >= wanted:
             return "optimise on these", (
-                f"{self._on_all} (p = {p_all:.3g}); on the chosen {self.k_top} it is {self.subset_ratio:.2g} times "
+                f"{self._on_all} (p = {p_all:.3g}); on the chosen {self.k_top} {_beside_noise(self.subset_ratio)} "
                 f"(p = {p_best:.3g}), not below the wanted {wanted:g}"
             )
         if min(p_all, p_best) <= level:
             return "not worth it", (
                 f"system prompts differ (p = {min(p_all, p_best):.3g}), but {self._on_all} and on the best "
-                f"{self.k_top} it is {max(self.subset_ratio, 0):.2g} times, below {wanted:g} or not significant"
+                f"{self.k_top} {_beside_noise(self.subset_ratio)}, below {wanted:g} or not significant"
             )
         return self._undecided()
 
     @property
     def _on_all(self) -> str:
         at = f"at {self.intended[0]} user prompts x {self.intended[1]:.3g} responses"
-        return f"{at} the signal is {max(self.ratio, 0):.2g} times the noise"
+        return f"{at} {_beside_noise(self.ratio)}"
 
     def _undecided(self) -> tuple[FilterVerdict, str]:
         """Decide without a significant difference: would the pilot have detected a worthwhile one?"""
@@ -322,3 +322,9 @@ class _Evidence:
             f"and {seen:g} would matter: draw about {(by_chance / seen) ** 2:.1f} times as many responses per cell "
             f"(prompts.repeats={math.ceil((by_chance / seen) ** 2 * self.intended[1])})"
         )
+
+
+def _beside_noise(ratio: float) -> str:
+    if math.isinf(ratio):  # as of a model that always answers a prompt alike
+        return "there is a signal and no noise"
+    return f"the signal is {max(ratio, 0):.2g} times the noise"

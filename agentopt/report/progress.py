@@ -68,6 +68,8 @@ class RunProgress:
     """What the run does now, in one line."""
     examples: int = 0
     """Examples, or rewards, that ended since the last other event."""
+    _ended: str = "example"
+    """What `examples` counts."""
     budget: Budget | None = None
     """The live budget of the run; None before it has one."""
     _search: SearchStarted | None = None
@@ -120,10 +122,10 @@ class RunProgress:
     def __call__(self, event: Event) -> None:
         match event:
             case ExampleDone():
-                self.examples += 1
+                self.examples, self._ended = self.examples + 1, "example"
                 self._count(event.result)
             case RewardDrawn():
-                self.examples += 1
+                self.examples, self._ended = self.examples + 1, "reward"
             case RunStarted():
                 self.budget = event.budget
             case StillRunning():  # the activity is that of the events before it
@@ -217,6 +219,11 @@ class RunProgress:
         self._calls.append((now, calls))
         while len(self._calls) > 2 and self._calls[1][0] < now - PACE_SECONDS:
             self._calls.popleft()
+
+    @property
+    def activity_line(self) -> str:
+        """The activity, with the number of examples or rewards that ended meanwhile."""
+        return f"{self.activity} ({counted(self.examples, self._ended)} done)" if self.examples else self.activity
 
     @property
     def trials(self) -> int:
@@ -357,8 +364,7 @@ class RunProgress:
     def snapshot(self) -> dict[str, Any]:
         """The progress as plain data for JSON."""
         return {
-            "activity": self.activity,
-            "examples": self.examples,
+            "activity": self.activity_line,
             "spend": [[unit, used, cap, text] for unit, used, cap, text in self.spend()],
             "best": self._best_score() if self.budget else "",
             "pace": f"{self.calls_per_second():.1f} calls/s" if self.budget else "",

@@ -92,7 +92,7 @@ class ProgressBar:
         elif self._is_printed(event):
             self._print(event)
         elif not self._live and (isinstance(event, StillRunning) or self.clock() - self._printed >= PLAIN_SECONDS):
-            self._line(f"{self.progress.activity} (example {self.progress.examples}) | {self._joined()}")
+            self._line(f"{self.progress.activity_line} | {self._joined()}")
 
     def _show(self, event: Event) -> None:
         assert self.show
@@ -133,7 +133,7 @@ class ProgressBar:
     def _heads(self) -> list[str]:
         share = self.progress.share
         bar = [] if share is None else [f"{bar_of(share, MOST_BAR)} {share:.0%}"]
-        return [f"{self.progress.activity} (example {self.progress.examples})", *bar]
+        return [self.progress.activity_line, *bar]
 
     def _text(self) -> str:
         return "\n".join([*self._heads(), *self.progress.fields()])

@@ -116,8 +116,8 @@ def _variance_parts(diagnosis: Diagnosis) -> Table:
     rows = {
         "signal (variance between system prompts)": f"{diagnosis.signal:.5f}",
         f"noise at {planned}": f"{diagnosis.noise:.5f}",
-        "signal / noise on all user prompts": f"{diagnosis.ratio:.2f}",
-        f"signal / noise on the best {len(diagnosis.subset)}": f"{diagnosis.subset_ratio:.2f}",
+        "signal / noise on all user prompts": _ratio(diagnosis.ratio),
+        f"signal / noise on the best {len(diagnosis.subset)}": _ratio(diagnosis.subset_ratio),
         "responses per cell for twice as much signal as noise, on all": _count(diagnosis.responses_needed),
         "score of the best subset; by chance at most; cross-fitted": (
             f"{diagnosis.subset_score:.4f}; {diagnosis.chance_score:.4f}; {_number(diagnosis.cross_fitted_score)}"
@@ -127,6 +127,10 @@ def _variance_parts(diagnosis: Diagnosis) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _ratio(value: float | None) -> str:
+    return "infinite, as there is no noise" if value is None else f"{value:.2f}"
 
 
 def _heat_map(diagnosis: Diagnosis) -> RenderableType:

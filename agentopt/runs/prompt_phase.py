@@ -303,7 +303,7 @@ def pilot_subtasks(task: Task, config: Config, subtask: str | None, candidate: C
         raise TaskError(
             f"a pilot needs a train split of two or more examples, but got {count or 'none'}",
             where=f"task {task.name}",
-            remedy=f"{'add rows to the train split' if count else 'add data.train'}; its rows are in no other split",
+            remedy=f"{'add rows to the train split' if count else 'add data.train'}, of rows that no other split has",
         )
     if (left := len(not_shown(candidate, task.splits["train"]))) < 2:
         raise TaskError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentopt.core.cost import SHOWN, cost_in_words
-from agentopt.core.message_text import in_words, plain_number
+from agentopt.core.message_text import counted, in_words, plain_number
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.usd_text import format_usd
 from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
@@ -131,6 +131,6 @@ def rows_note(choice: Choice, tolerance: float) -> str | None:
     if not choice.too_few_rows:
         return None
     return (
-        f"{choice.rows} validation rows are too few to tell whether a cheaper candidate is as good as the best one: "
+        f"{counted(choice.rows, 'validation row')} cannot show whether a cheaper candidate is as good as the best one: "
         f"about {choice.rows_needed:,} would resolve a difference of {tolerance:g} (search.tolerance)"
     )

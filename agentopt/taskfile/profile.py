@@ -35,6 +35,7 @@ class Profile:
         target: Column of the expected answer.
         kind: What an answer is.
         labels: The answers, if they are labels.
+        unused: A column called id that does not identify the rows, which no template reads; None without one.
     """
 
     id: str | None
@@ -42,6 +43,7 @@ class Profile:
     target: str
     kind: AnswerKind
     labels: tuple[str, ...] = ()
+    unused: str | None = None
 
 
 def profile_of(rows: Sequence[Row], target: str | None, where: str) -> Profile:
@@ -55,6 +57,8 @@ def profile_of(rows: Sequence[Row], target: str | None, where: str) -> Profile:
     Raises:
         TaskError: There are fewer than two columns, or none is called `target`.
     """
+    if not rows:
+        raise TaskError("data must have at least one row, but has none", where=where, remedy="add rows")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if len(columns) < 2:
         rule = f"data must have a column to read and one with the expected answer, but got {listed(columns)}"
@@ -66,11 +70,13 @@ def profile_of(rows: Sequence[Row], target: str | None, where: str) -> Profile:
     target = target or named
     ids = lowered.get("id")
     id_column = ids if ids and ids != target and _identifies(rows, ids) else None
-    inputs = _names([name for name in columns if name not in (target, id_column)])
+    others = [name for name in columns if name not in (target, ids)]
+    unused = ids if ids and others and ids not in (target, id_column) else None
+    inputs = _names(others or [name for name in columns if name != target])
     answers = [row[target] for row in rows if row.get(target) is not None]
     kind = answer_kind(answers)
     labels = tuple(dict.fromkeys(map(str, answers))) if kind == "label" else ()
-    return Profile(id_column, inputs, target, kind, labels)
+    return Profile(id_column, inputs, target, kind, labels, unused)
 
 
 def _identifies(rows: Sequence[Row], column: str) -> bool:

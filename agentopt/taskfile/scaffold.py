@@ -182,6 +182,10 @@ def _notes(profile: Profile, splits: Mapping[Split, Sequence[Any]], left_out: in
     kinds = {"label": f"one of {', '.join(profile.labels)}", "number": "a number", "short": "a short text"}
     answer = kinds.get(profile.kind, "a text")
     notes = [f"The target is the column {profile.target!r}, {answer}; prompts read {', '.join(profile.inputs)}."]
+    if profile.unused:
+        notes.append(
+            f"The column {profile.unused!r} is not used: its values repeat, or some are no id. Rows are numbered."
+        )
     if left_out:
         notes.append(f"{counted(left_out, 'row')} without a value in {profile.target!r} left out.")
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())

@@ -883,7 +883,7 @@ def test_a_cap_below_the_first_call_is_refused_and_leaves_no_run(
     assert not any(word in outcome.err for word in ("reached", "paid", "Traceback"))
     assert place.runs == []
     folder = re.findall(r"^run (\S+)$", outcome.err, re.MULTILINE)
-    assert [f"removed {name}: nothing was run" for name in folder] == re.findall(
+    assert [f"removed {name}, which has no trial" for name in folder] == re.findall(
         r"^removed .*", outcome.err, re.MULTILINE
     )
 

@@ -216,7 +216,10 @@ REFUSED: list[tuple[dict[str, str], list[str], str]] = [
         for file in ("gone.csv", "gone.json", "gone.jsonl", "gone.xlsx", "gone.parquet")
     ),
     ({"d.txt": "x"}, ["--from", "d.txt"], r"--from: data must be a file of .csv"),
-    ({"d.csv": "q,a\n"}, ["--from", "d.csv"], r"d.csv: data must have a column to read and one with the expected"),
+    *(
+        ({name: text}, ["--from", name], rf"{name}: data must have at least one row, but has none\n  remedy: add rows")
+        for name, text in (("d.csv", "q,a\n"), ("e.csv", ""), ("d.jsonl", ""), ("d.json", "[]"), ("b.csv", "\ufeff"))
+    ),
     ({"d.csv": "q\nx\ny\n"}, ["--from", "d.csv"], r"one with the expected answer, but got q\n"),
     ({"d.csv": "q,a\nx,1\nx,1\n"}, ["--from", "d.csv"], r"at least two rows with different inputs .* has 1"),
     ({"d.csv": "q,a\nx,1\ny,2\n"}, ["--from", "d.csv", "--target", "b"], r"--target: there is no column 'b'"),
@@ -258,6 +261,26 @@ def test_bad_input_is_one_message_without_a_side_effect(
 def test_what_an_answer_is_follows_from_the_data(answers: list[Any], kind: str) -> None:
     rows = [{"q": str(n), "answer": answer} for n, answer in enumerate(answers)]
     assert profile_of(rows, None, "d").kind == kind
+
+
+@pytest.mark.parametrize(("ids", "is_used"), [((1, 2, 3), True), ((1, 1, 2), False), (("a", "", "b"), False)])
+def test_a_column_called_id_that_does_not_identify_rows_is_left_out(
+    place: Path, console_script: Command, ids: tuple[int | str, ...], is_used: bool
+) -> None:
+    rows = "".join(f"{one},Message {n},{'ab'[n % 2]}\n" for n, one in enumerate(ids))
+    (place / "d.csv").write_text(f"Id,Message,Team\n{rows}")
+    code, printed, _ = console_script("init", "new", "--from", "d.csv")
+    assert code == 0
+    assert "prompts read message." in printed
+    note = "The column 'Id' is not used: its values repeat, or some are no id. Rows are numbered."
+    assert (note in printed) is not is_used
+    found = {example.id for rows in load_task(place / "new").splits.values() for example in rows}
+    assert found == {"1", "2", "3"}
+
+
+def test_a_column_called_id_that_is_the_only_one_is_read() -> None:
+    profile = profile_of([{"id": "a", "label": "x"}, {"id": "a", "label": "y"}], None, "d")
+    assert (profile.inputs, profile.unused) == ({"id_1": "id"}, None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -727,6 +728,23 @@ async def test_a_diagnosis_names_the_verdict_the_parts_and_the_user_prompts(tmp_
     lines = repr(found).splitlines()
     assert lines[0] == f"Diagnosis of {found.task}, subtask answer: {found.verdict}"
     assert (len(lines), max(map(len, lines)) <= 100) == (5, True)
+
+
+@pytest.mark.parametrize("rows", [range(100), (1,), (0, 2, 4), ()], ids=["all", "one", "three", "none"])
+async def test_a_model_that_always_answers_a_prompt_alike_is_diagnosed(tmp_path: Path, rows: Sequence[int]) -> None:
+    def answer(request: Request, repeat: int) -> str:
+        *before, question = request.messages
+        example = question.content.split("|")[1]
+        is_right = any(example == f"train-{row}" for row in rows) and crc32(str(before).encode()) % 2
+        return f"right-{example}" if is_right else "wrong"
+
+    (found,) = await adiagnose(prompt_task(), config(tmp_path), provider=ScriptedModel(answer))
+    output = io.StringIO()
+    print_diagnosis(found, Console(file=output, width=200))
+    assert not re.search(r"\b(inf|nan|None)\b", output.getvalue())
+    assert found.noise == 0
+    assert ("there is a signal and no noise" in found.reason) is bool(rows)
+    assert ("infinite, as there is no noise" in output.getvalue()) is bool(rows)
 
 
 def unreadable_task(read: int = 0) -> Task:

@@ -328,7 +328,9 @@ def test_elsewhere_a_line_is_printed_now_and_then(clock: Clock) -> None:
         bar(RunDone(Path("runs/a")))
     first, *between, note = output.getvalue().split("\n")[:5]
     assert first == "12 candidates"
-    assert [line.split(" | ")[0] for line in between] == [f"trial 0: answer: large x3 (example {n})" for n in (2, 4, 6)]
+    assert [line.split(" | ")[0] for line in between] == [
+        f"trial 0: answer: large x3 ({n} examples done)" for n in (2, 4, 6)
+    ]
     assert "\x1b" not in note
 
 
@@ -394,10 +396,10 @@ async def test_a_pipe_and_the_log_have_a_line_a_minute_while_nothing_else_happen
     assert (run, note, search) == ("run runs/a", "measuring token lengths", "12 candidates")
     spend = "0 of 100 calls, 0 tokens, 0 USD, {} of 600 s | 0.0 calls/s"
     head = "0 of 2 trials | no score yet | "
-    assert first == (f"measuring token lengths (example 0) | {head}{spend.format(60)} | at most 9 min 0 s left")
-    assert second.startswith(f"small: the endpoint requests a wait (example 0) | {head}{spend.format(120)}")
+    assert first == (f"measuring token lengths | {head}{spend.format(60)} | at most 9 min 0 s left")
+    assert second.startswith(f"small: the endpoint requests a wait | {head}{spend.format(120)}")
     assert "waiting for small until" in second
-    assert third.startswith(f"trial 0: answer: large x3 (example 1) | {head}{spend.format(180)}")
+    assert third.startswith(f"trial 0: answer: large x3 (1 example done) | {head}{spend.format(180)}")
     logged = [json.loads(line)["message"] for line in log.read_text().splitlines() if "still_running" in line]
     assert logged == [
         "measuring token lengths | 0 calls, 0 tokens, 0 USD, 60 s, at most 540 s left",
@@ -411,7 +413,7 @@ async def test_a_terminal_and_a_notebook_show_no_further_line(clock: Clock) -> N
     with ProgressBar(Console(file=io.StringIO()), clock, show=shown.append) as bar:
         bar(Note("a note"))
         bar(StillRunning("a note", Usage(), 60))
-    assert [text.splitlines()[0] for text in shown] == ["a note (example 0)"] * 3
+    assert [text.splitlines()[0] for text in shown] == ["a note"] * 3
 
 
 async def test_a_callback_that_fails_on_a_report_fails_the_run_at_its_end() -> None:

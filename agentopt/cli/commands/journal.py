@@ -69,7 +69,8 @@ def show_size(settings: Sequence[str], console: Console, *, as_json: bool = Fals
         return
     disk = "" if size.bytes is None else f", {size.bytes / 1e6:.1f} MB"
     print_plain(console, f"{counted(size.responses, 'response')} to {counted(size.requests, 'request')}{disk}")
-    print_plain(console, f"paid for by {counted(size.runs, 'session')}: runs, evaluations, checks and servers")
+    payers = "run, evaluation, check or server" if size.runs == 1 else "runs, evaluations, checks and servers"
+    print_plain(console, f"paid for by {size.runs:,} {payers}")
     if size.oldest is not None and size.newest is not None:
         print_plain(console, f"stored from {_date(size.oldest)} to {_date(size.newest)}")
 

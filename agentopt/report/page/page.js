@@ -463,7 +463,7 @@
   }
 
   function progress(found) {
-    byId("activity").textContent = `Now: ${found.activity}` + (found.examples ? ` (example ${found.examples})` : "");
+    byId("activity").textContent = `Now: ${found.activity}`;
     byId("caps").replaceChildren(...(found.spend || []).map(([unit, used, cap, text]) => {
       const line = make("div", null, { class: "cap" });
       line.append(make("span", `${text} ${unit}`));
