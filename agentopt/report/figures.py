@@ -145,7 +145,9 @@ def scaling(lines: Sequence[TrialLine], subtask: str) -> Figure | None:
         return None
     traces, rows = [], []
     all_counts = [count for by_count in scores.values() for count in by_count]
-    for i, (model, by_count) in enumerate(scores.items()):
+    places = models_of(lines)
+    for model, by_count in scores.items():
+        i = places.index(model)
         counts = sorted(by_count)
         means = [fmean(by_count[count]) for count in counts]
         trials = [len(by_count[count]) for count in counts]
@@ -165,17 +167,28 @@ def scaling(lines: Sequence[TrialLine], subtask: str) -> Figure | None:
     )
 
 
-def spend(spent: Mapping[tuple[str, str], Usage]) -> Figure | None:
+def models_of(lines: Sequence[TrialLine]) -> list[str]:
+    """The models of the trials, in the order in which they were tried; one has the same colour in all figures.
+
+    Args:
+        lines: The trials.
+    """
+    return list(dict.fromkeys(choice.model for line in lines for choice in line.candidate.values()))
+
+
+def spend(spent: Mapping[tuple[str, str], Usage], tried: Sequence[str] = ()) -> Figure | None:
     """Spend by purpose and model, in USD if anything has a price, else in tokens; None if nothing was spent.
 
     Args:
         spent: (purpose, model) -> usage.
+        tried: The models of the trials; see `models_of`.
     """
     in_usd = any(usage.usd for usage in spent.values())
     if not any(usage.calls for usage in spent.values()):
         return None
     purposes = list(dict.fromkeys(purpose for purpose, _ in spent))
-    models = list(dict.fromkeys(model for _, model in spent))
+    called = {model for _, model in spent}
+    models = list(dict.fromkeys([*tried, *(model for _, model in spent)]))
 
     def amount(usage: Usage) -> float:
         return usage.usd if in_usd else usage.tokens
@@ -184,6 +197,7 @@ def spend(spent: Mapping[tuple[str, str], Usage]) -> Figure | None:
         {"type": "bar", "name": _plain(model), "x": purposes, "marker": {"color": _colour(i)},
          "y": [amount(spent.get((purpose, model), Usage())) for purpose in purposes]}
         for i, model in enumerate(models)
+        if model in called
     ]  # fmt: skip
     rows = tuple(
         (purpose, model, f"{u.calls:,}", f"{u.prompt_tokens:,}", f"{u.completion_tokens:,}", format_usd(u.usd))

@@ -89,7 +89,8 @@ def spend(run: Run) -> Figure:
         UserError: Nothing was spent, plotly is not installed, or `run` is none of the three.
         ConfigError: The run's folder is gone.
     """
-    return _drawn(figures.spend(_spent(run)), "the journal has no call of this run")
+    found = figures.spend(_spent(run), figures.models_of(_trials(run).lines))
+    return _drawn(found, "the journal has no call of this run")
 
 
 def rewards(run: Run, subtask: str) -> Figure:

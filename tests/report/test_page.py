@@ -34,6 +34,7 @@ from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Comparison, TrialLine
 from agentopt.runs.run_record import GuidelinesEntry
 from agentopt.runs.traces import traces
+from agentopt.testing.toy import LARGE, SMALL
 from tests.report.pages import HOSTILE, finished, hostile, killed, page_in, with_agent
 
 
@@ -275,6 +276,16 @@ def test_figures_of_no_data_are_none_and_others_have_a_table() -> None:
         "race-0", "Rewards", RaceRewards(("", "p"), ("seed", "llm"), ("e1", "e2"), ((1.0, None), (0.5, 0.0)))
     )
     assert heat.rows == (("P0 seed", "1.00", ""), ("P1 llm", "0.50", "0.00"))
+
+
+def test_a_model_has_one_colour_in_all_figures(tmp_path: Path) -> None:
+    figures = page_content(with_agent(tmp_path))["figures"]
+    colours: dict[str, set[str]] = {}
+    for figure in figures:
+        for trace in figure["spec"]["data"] if figure["name"].startswith(("spend", "scaling")) else ():
+            colours.setdefault(trace["name"], set()).add(trace["marker"]["color"])
+    assert {name: len(found) for name, found in colours.items()} == {LARGE: 1, SMALL: 1, "planner": 1}
+    assert len(set().union(*colours.values())) == 3
 
 
 def test_cost_and_latency_are_compared_with_an_interval_of_their_own_size() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentopt.core.message_text import in_words
 from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
-from agentopt.report.figures import Figure, best_so_far, pareto, race, scaling, spend
+from agentopt.report.figures import Figure, best_so_far, models_of, pareto, race, scaling, spend
 from agentopt.report.page.verdict import headline, next_steps, sentences
 from agentopt.report.tables import Column, cost_columns, earned_columns, finalist_columns
 from agentopt.runs.archive import RunArchive
@@ -61,7 +61,7 @@ def _figures(archive: RunArchive) -> Iterator[Figure]:
     lines = archive.lines
     found = [best_so_far(lines), pareto(lines, archive.front, archive.cost_in, archive.beyond_limits)]
     found += [scaling(lines, subtask.name) for subtask in archive.task.subtasks]
-    found.append(spend(archive.spent))
+    found.append(spend(archive.spent, models_of(lines)))
     found += [race(f"race-{i}", entry) for i, entry in enumerate(_entries(archive))]
     yield from filter(None, found)
 
