@@ -25,7 +25,7 @@ from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
-from agentopt.cli.output import Failure, exit_with, print_json, stdout_console
+from agentopt.cli.output import CommandError, Failure, exit_with, print_json, stdout_console
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
@@ -222,8 +222,9 @@ def gate(
 ) -> None:
     """Decide whether CANDIDATE may replace a reference: superior, non-inferior, inferior, or not enough rows.
 
-    Exit code 0 for superior and non-inferior, 1 for inferior or too dear, 3 for not enough rows. A run is compared with
-    its baseline by its stored test scores, without a call; anything else is evaluated through the journal.
+    Exit code 0 for superior and non-inferior, 1 for inferior or too dear, 3 for not enough rows, 4 if a cap or failing
+    calls end the evaluation. A run is compared with its baseline by its stored test scores, without a call; anything
+    else is evaluated through the journal.
     """
     from agentopt.cli.commands.gate import GateOptions, run_gate
 
@@ -379,6 +380,8 @@ def main() -> None:
     try:
         check_arguments(sys.argv[1:])
         commands()(prog_name="agentopt")
+    except CommandError as error:
+        _fail(error, error.exit_code)
     except AgentoptError as error:
         _fail(error, 2 if isinstance(error, UserError) else 1)
 

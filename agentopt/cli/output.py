@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agentopt.core.errors import AgentoptError
 from agentopt.core.plain_text import visible, visible_json
 from agentopt.core.unicode_text import well_formed
 from agentopt.core.usd_text import rounded_usd
@@ -34,6 +35,19 @@ class Failure:
 
     error: str
     exit_code: int
+
+
+class CommandError(AgentoptError):
+    """An error that ends a command with an exit code of its own.
+
+    Args:
+        cause: The error.
+        exit_code: The code.
+    """
+
+    def __init__(self, cause: AgentoptError, exit_code: int) -> None:
+        super().__init__("\n".join([str(cause), *getattr(cause, "__notes__", ())]))
+        self.exit_code = exit_code
 
 
 def stdout_console() -> Console:

@@ -1,4 +1,4 @@
-"""Worst-case and expected usage of the model that proposes candidates and of the one that writes system prompts."""
+"""Worst-case and expected usage of the models that propose candidates, write system prompts or judge."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from agentopt.core.budget import Usage
 from agentopt.core.task import Subtask, Task
+from agentopt.evaluation.judge import JUDGE_TRIES
 from agentopt.models.base import Purpose
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
@@ -82,6 +83,21 @@ def expected_writer_usage(
         return Usage()
     spec = specs[config.writer]
     return _recorded(spec, "prompts", worst.calls, journal) or _half_as_long(worst, spec, worst.calls)
+
+
+def expected_judge_usage(spec: ModelSpec, worst: Usage, verdicts: int, journal: Journal | None = None) -> Usage:
+    """The calls of verdicts that are readable at once, of lengths as in `expected_agent_usage`.
+
+    Args:
+        spec: The judge's entry.
+        worst: The worst case of one verdict: `JUDGE_TRIES` times that of its calls.
+        verdicts: Number of verdicts.
+        journal: The calls so far. None: there are none.
+    """
+    once = (worst.calls, worst.prompt_tokens, REPLY * worst.completion_tokens)
+    calls, prompt, reply = (round(amount * verdicts / JUDGE_TRIES) for amount in once)
+    assumed = Usage(calls, prompt, reply, spec.prices.usd(prompt, reply, requests=calls))
+    return _recorded(spec, "judge", calls, journal) or assumed
 
 
 def _recorded(spec: ModelSpec, purpose: Purpose, calls: int, journal: Journal | None) -> Usage | None:

@@ -15,10 +15,11 @@ from agentopt.core.message_text import counted, plain_number
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.core.usd_text import format_usd, usd_at_least
+from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.request_fitting import requests_for
-from agentopt.runs.agent_usage import expected_agent_usage, expected_writer_usage, prompt_writing
+from agentopt.runs.agent_usage import expected_agent_usage, expected_judge_usage, expected_writer_usage, prompt_writing
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import runs_baseline
 from agentopt.runs.evaluators import priced_for
@@ -60,7 +61,7 @@ def expected_case(
     A candidate is taken to be a random affordable one, the baseline to answer half of the train examples right that it
     is run on for demonstrations, and every target to be right. Trials share the responses of a subtask that reads no
     other; what they share of later subtasks depends on how often outputs agree, which is not known. The calls of the
-    agent and the writer are those of `expected_agent_usage` and `expected_writer_usage`.
+    agent, the writer and the judge are those of `expected_agent_usage` and its siblings.
 
     Args:
         task: The task.
@@ -85,9 +86,10 @@ def expected_case(
         search += _scaled(spent, rows["validation"] / _FINE)
         mean = _mean(_uses(lengths, subtask, space, of_tests))
         test += _scaled(mean, FINALISTS * rows.get("test", 0) / _FINE)
-    judge = usage_of_judge(task, specs, task.splits["validation"][0])
-    search += judge * (trials * rows["validation"])
-    test += judge * (FINALISTS * rows.get("test", 0))
+    if isinstance(task.scorer, Judge):
+        judge, verdict = specs[task.scorer.model], usage_of_judge(task, specs, task.splits["validation"][0])
+        search += expected_judge_usage(judge, verdict, trials * rows["validation"], journal)
+        test += expected_judge_usage(judge, verdict, FINALISTS * rows.get("test", 0), journal)
     share = min(search.calls / max(worst.search.calls, 1), 1.0)
     writing = _bounded(prompt_writing(task, specs, config), worst.prompts)
     prompts = _scaled(worst.prompts - writing, share) + expected_writer_usage(specs, config, writing, journal)

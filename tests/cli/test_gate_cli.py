@@ -160,6 +160,26 @@ def test_two_candidate_files_are_compared_and_the_journal_answers_what_it_has(
     assert calls(place) == spent
 
 
+@pytest.mark.parametrize("cap", ["usd=0.0000001", "usd=0.0001", "calls=3"])
+def test_a_cap_that_ends_the_evaluation_gives_no_verdict_and_a_cap_that_suffices(
+    agentopt: Command, place: Path, server: ServerProcess, cap: str
+) -> None:
+    command = ("gate", "large.yaml", "--against", "small.yaml", "--task", "task", *SETTINGS)
+    name = cap.partition("=")[0]
+    code, out, errors = agentopt(*command, "-c", f"budget.{cap}", "--json")
+    assert (code, json.loads(out)["exit_code"]) == (4, 4)
+    enough = re.findall(rf"raise budget.{name} to ([\d.]+), which suffices without retries", errors)
+    assert agentopt(*command, "-c", f"budget.{name}={enough[0]}")[0] == 0
+
+
+def test_an_endpoint_that_cannot_be_reached_gives_no_verdict(agentopt: Command, place: Path) -> None:
+    entry = {"base_url": "http://127.0.0.1:9/v1", "price": "free", "max_attempts": 1}
+    (place / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry, "large": entry}}))
+    code, out, errors = agentopt("gate", "large.yaml", "--against", "small.yaml", "--task", "task", *SETTINGS)
+    assert (code, out) == (4, "")
+    assert "remedy: " in errors
+
+
 def test_a_run_is_compared_with_its_baseline_without_a_call(
     agentopt: Command, place: Path, server: ServerProcess
 ) -> None:

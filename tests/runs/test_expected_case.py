@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 from agentopt.core.demos import Demos
 from agentopt.core.power import minimal_detectable_difference, rows_to_detect
 from agentopt.core.task import Example, Fusion, Program, Task
+from agentopt.evaluation.judge import JUDGE_TRIES, Judge
+from agentopt.models.base import Message, Request
 from agentopt.models.catalog import BatchTerms, ModelSpec, Supports
+from agentopt.models.scripted import ScriptedModel
+from agentopt.models.session import open_session
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batch_note
 from agentopt.runs.expected_case import cap_notes, expected_case, expected_usd
@@ -53,6 +58,24 @@ def test_fusion_calls_and_judges_are_expected_too() -> None:
     subtasks = (replace(task.subtasks[0], fusion=Fusion("fuse")), task.subtasks[1])
     plain, fused = cases()[1], cases(replace(task, subtasks=subtasks))[1]
     assert fused.test.calls == plain.test.calls + round(3 * 50 * 2 / 3), "two of three counts are fused"
+    judged = replace(task, scorer=Judge("mini", "Is it right?", max_tokens=100))
+    worst, expected, _, _ = cases(judged)
+    assert expected.test.calls == plain.test.calls + 3 * 50, "one call for each verdict"
+    assert expected.test.completion_tokens == pytest.approx(plain.test.completion_tokens + 3 * 50 * 100 / 2, abs=2)
+    assert worst.test.calls == cases()[0].test.calls + 3 * 50 * JUDGE_TRIES
+
+
+async def test_verdicts_have_the_lengths_of_those_in_the_journal(tmp_path: Path) -> None:
+    task = replace(company_task(validation=100, test=50), scorer=Judge("mini", "Is it right?", max_tokens=100))
+    plain = cases(company_task(validation=100, test=50))[1]
+    request = Request("mini", (Message("user", "Is it right?"),), 100, purpose="judge")
+    model = ScriptedModel(lambda request, repeat: "yes it is right")
+    async with open_session(SPECS, "run", journal=str(tmp_path / "j.db"), provider=model) as session:
+        one = await session.model.generate(request)
+        worst, _, config, space = cases(task)
+        found = expected_case(task, space, SPECS, config, worst, session.journal)
+    assert found.test.completion_tokens - plain.test.completion_tokens == 3 * 50 * one.completion_tokens
+    assert found.test.prompt_tokens - plain.test.prompt_tokens == 3 * 50 * one.prompt_tokens
 
 
 @pytest.mark.parametrize(("fields", "per_draw"), [({}, 1), ({"supports": {"n": False}}, 5), ({"api": "responses"}, 5)])

@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import LoadedTask, evaluate
-from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
+from agentopt.cli.output import CommandError, interruptible, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import CANDIDATE_FILE, run_path
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.comparison import compare, shared_scores
-from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.errors import AgentoptError, ConfigError, UserError
 from agentopt.core.events import Event, ExampleDone
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.gate import rows_needed
@@ -34,6 +34,8 @@ from agentopt.runs.folder import RECORD, RunFolder
 from agentopt.runs.result import load_result
 from agentopt.runs.run_record import read_record
 
+UNDECIDED = 4
+"""Exit code if a cap is reached, or calls fail, before both candidates are measured."""
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """Environment variable of a GitHub Actions job: the file to which its summary is appended."""
 
@@ -71,7 +73,7 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
     if options.against == BASELINE:
         _check_searched(source)
     is_recorded = source.is_dir() and options.against == BASELINE and options.split == "test"
-    report = (_recorded(source, options) if is_recorded else None) or _evaluated(source, options, settings)
+    report = (_recorded(source, options) if is_recorded else None) or _measured(source, options, settings)
     if options.markdown is not None:
         write_output(options.markdown, report.markdown())
     if options.as_json:
@@ -135,6 +137,16 @@ def _recorded(run: Path, options: GateOptions) -> GateReport | None:
         measures=(best.measures, baseline.measures),
         measured_on="validation",
     )
+
+
+def _measured(source: Path, options: GateOptions, settings: Sequence[str]) -> GateReport:
+    """The report from two evaluations. That they did not end is no verdict, and has an exit code of its own."""
+    try:
+        return _evaluated(source, options, settings)
+    except UserError:
+        raise
+    except AgentoptError as error:
+        raise CommandError(error, UNDECIDED) from error
 
 
 def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> GateReport:
