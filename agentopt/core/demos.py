@@ -67,7 +67,7 @@ class Demos:
         whole = all(type(count) is int for count in counts)
         if not whole or len(counts) < 2 or counts[0] != 0 or any(a >= b for a, b in pairwise(counts)):
             rule = f"`count` must be ascending and start with 0, the baseline's, but got {shown(list(counts))}"
-            raise TaskError(rule, where="demos", remedy="write it like (0, 2, 4)")
+            raise TaskError(rule, where="demos", remedy="write it like [0, 2, 4]")
         if self.shown_as not in get_args(DemosAs):
             rule = f"`shown_as` must be messages or prompt, but got {shown(self.shown_as)}"
             raise TaskError(rule, where="demos", remedy='write shown_as="messages"')

@@ -49,7 +49,7 @@ def _normalized_part(part: str, field: str, name: str) -> str:
     step = int((match and match["step"]) or 1)
     if not match or not values or step > high - low or (match["step"] and part[0] != "*" and not match["end"]):
         remedy = 'write numbers within the bounds, ranges, lists and steps, such as "1-5", "1,15" or "*/2"'
-        raise ConfigError(f"must have a {name} from {low} to {high}, but got {field}", remedy=remedy)
+        raise ConfigError(f"the {name} must be from {low} to {high}, but got {field}", remedy=remedy)
     return part if len(values) > 1 else match["span"]
 
 

@@ -94,7 +94,9 @@ class RunOfJob:
             if not cut or (isinstance(error, NothingEvaluated) and error.failures):
                 raise
             hint = "" if self._measured else "measuring the champion costs more than that: raise the cap, or "
-            message = f"{cut} before anything could be decided; {hint}the next run continues"
+            of_month = any(limit.period for _, limit in _reached(limits, error.stopped))
+            continues = "a run of next month continues" if of_month else "the next run continues"
+            message = f"{cut} before anything could be decided; {hint}{continues}"
             return RunOutcome("undecided", message, self.alarms, self.champions.current())
 
     @property
@@ -178,7 +180,8 @@ class RunOfJob:
         finding = decision.finding
         if cut := self._cut_short(limits, result.ended, result.test_ended):
             found = "" if decision is NOTHING_ELSE else f"{finding}; "
-            finding = f"{found}the search was {cut}{'; the next run continues' if unfinished else ''}"
+            continues = f"; {'a run of next month' if limited else 'the next run'} continues" if unfinished else ""
+            finding = f"{found}the search was {cut}{continues}"
         return RunOutcome("kept", finding, self.alarms, current, settled)
 
     def _cut_short(self, limits: JobCapsLeft, *ends: StopReason | None) -> str:

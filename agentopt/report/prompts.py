@@ -107,7 +107,8 @@ def _differences(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     chosen = "The user prompts to optimise on" if diagnosis.verdict == "optimise on these" else "The best subset"
     yield f"\n[bold]{chosen}[/bold] (p = {diagnosis.subset_p_value:.3g}; {diagnosis.search} search):"
     for position in diagnosis.subset:
-        yield f"  {position + 1}. {escape(diagnosis.examples[position])}: {_indented(diagnosis.user_prompts[position])}"
+        example, prompt = escape(diagnosis.examples[position]), _indented(diagnosis.user_prompts[position])
+        yield f"  {position + 1}. example {example}: {prompt}"
 
 
 def _variance_parts(diagnosis: Diagnosis) -> Table:
@@ -130,7 +131,7 @@ def _variance_parts(diagnosis: Diagnosis) -> Table:
 
 
 def _ratio(value: float | None) -> str:
-    return "infinite, as there is no noise" if value is None else f"{value:.2f}"
+    return "infinite, as there is no noise" if value is None else f"{max(value, 0):.2f}"
 
 
 def _heat_map(diagnosis: Diagnosis) -> RenderableType:

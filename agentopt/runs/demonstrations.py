@@ -73,15 +73,19 @@ def runs_baseline(task: Task, subtask: Subtask) -> bool:
 
 
 def check_train(task: Task) -> None:
-    """Raise `ConfigError` if the task has `demos`, but no train split.
+    """Raise `ConfigError` if the task has `demos`, but fewer train examples than one of its counts.
 
     Args:
         task: The task.
     """
-    named = [subtask.name for subtask in task.subtasks if subtask.demos]
-    if named and not task.splits.get("train"):
-        rule = f"`demos` of subtask {named[0]} needs train examples, but the task has none"
-        raise ConfigError(rule, where=f"task {task.name}", remedy="add data.train, or remove `demos`")
+    where, rows = f"task {task.name}", len(task.splits.get("train", ()))
+    for subtask in (subtask for subtask in task.subtasks if subtask.demos):
+        if not rows:
+            rule = f"`demos` of subtask {subtask.name} needs train examples, but the task has none"
+            raise ConfigError(rule, where=where, remedy="add data.train, or remove `demos`")
+        if subtask.demos and (most := subtask.demos.count[-1]) > rows:
+            rule = f"`demos` of subtask {subtask.name} has a count of {most:,}, but there are {rows:,} train examples"
+            raise ConfigError(rule, where=where, remedy="add rows to the train split, or leave the count out")
 
 
 def demonstrations_of(run: RunFolder) -> Found:

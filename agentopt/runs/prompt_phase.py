@@ -14,7 +14,8 @@ from agentopt.core.errors import ConfigError, TaskError
 from agentopt.core.events import Note, Observer, PromptsDone, PromptsFellBack, PromptsStarted, RewardDrawn
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Example, Task
-from agentopt.core.yaml_models import listed
+from agentopt.core.task_rules import unknown_subtask
+from agentopt.core.yaml_models import did_you_mean, listed
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.request_fitting import requests_for
 from agentopt.models.session import Session
@@ -296,9 +297,11 @@ def pilot_subtasks(task: Task, config: Config, subtask: str | None, candidate: C
         candidate: The candidate to diagnose.
 
     Raises:
-        TaskError: The train split has fewer than two examples that the candidate does not show as demonstrations.
-        ConfigError: The task does not have the subtask.
+        TaskError: The train split has fewer than two examples that the candidate does not show as demonstrations, or
+            the task does not have the subtask.
     """
+    if subtask is not None and subtask not in (known := [one.name for one in task.subtasks]):
+        raise unknown_subtask(subtask, known)
     if (count := len(task.splits.get("train", ()))) < 2:
         raise TaskError(
             f"a pilot needs a train split of two or more examples, but got {count or 'none'}",
@@ -327,8 +330,8 @@ def prompted_subtasks(task: Task, config: Config) -> tuple[str, ...]:
     wanted = config.prompts.subtasks if config.prompts.subtasks is not None else known
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(
-            f"`prompts.subtasks` must name subtasks of task {task.name}, but got {listed(list(map(str, unknown)))}",
-            where="configuration",
-            remedy=f"name some of {', '.join(known)}",
+            f"must name subtasks of task {task.name}, but got {listed(list(map(str, unknown)))}",
+            where="configuration: prompts.subtasks",
+            remedy=did_you_mean(str(unknown[0]), known),
         )
     return wanted

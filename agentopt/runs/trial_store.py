@@ -238,7 +238,11 @@ def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) 
         ConfigError: The task has changed since the run began.
     """
     if fingerprint(task, run.config) != run.fingerprint:
-        raise ConfigError("the task has changed since the run began", where=run.path, remedy="start a new run")
+        remedy = (
+            "restore the task as it was then, as with git; the run's report.html, `agentopt runs show`, `gate` and "
+            "`export` do not need it"
+        )
+        raise ConfigError("the task has changed since the run began", where=run.path, remedy=remedy)
     if not has_study(run.trials):
         return []
     if not needs_measuring(task):

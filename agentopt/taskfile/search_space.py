@@ -74,7 +74,9 @@ def read_demos(spec: SubtaskSpec, at: Callable[[str], str]) -> Demos | None:
 
 
 def check_knobs(spec: SubtaskSpec, template: Template, names: Collection[str], where: str) -> None:
-    """Check that the subtask has every knob that its template reads; `knobs` may also be the name of a subtask.
+    """Check that the subtask has the knobs that its template reads, and that each of its knobs is read.
+
+    `knobs` may also be the name of a subtask.
 
     Args:
         spec: The subtask in the file.
@@ -83,11 +85,19 @@ def check_knobs(spec: SubtaskSpec, template: Template, names: Collection[str], w
         where: The place of the prompt, for messages.
 
     Raises:
-        TaskError: It reads another one.
+        TaskError: It reads another one, or a knob is read by nothing: all of its values would be alike.
     """
+    read = {attribute for name, attribute in template.attributes if name == KNOBS}
+    is_read_whole = KNOBS in template.references and (not read or None in read)
+    if (unused := sorted(spec.knobs.keys() - read)) and not spec.context and not is_read_whole:
+        rule = (
+            f"the knob `{unused[0]}` is read by nothing: the subtask has no `context`, and its prompt does not read it"
+        )
+        raise TaskError(
+            rule, where=where, remedy=f"write {{{{ {KNOBS}.{unused[0]} }}}} in the prompt, or remove the knob"
+        )
     if KNOBS not in template.references or (KNOBS in names and not spec.knobs):
         return
-    read = {attribute for name, attribute in template.attributes if name == KNOBS}
     if unknown := sorted(read - spec.knobs.keys()):
         rule = f"the template reads `{KNOBS}.{unknown[0]}`, which is not a knob of the subtask"
         declare = f"declare it: `{KNOBS}: {{{unknown[0]}: ...}}`"

@@ -673,7 +673,11 @@ def test_the_journal_is_shown_pruned_exported_and_forgotten(
     assert re.search(r"small +│ 6 ", agentopt("journal", "list", *place.settings).out)
     lines = agentopt("journal", "export", *place.settings).out.splitlines()
     assert len([json.loads(line) for line in lines]) == 12
-    assert "removed 6 responses" in agentopt("journal", "forget", "--model", "small", *place.settings).out
+    identity = json.loads(lines[0])["identity"]
+    place.write_catalog("http://127.0.0.1:9/v1")  # the entries are others now
+    assert identity in " ".join(agentopt("journal", "list", *place.settings).out.split())
+    assert agentopt("journal", "forget", "--model", "small", *place.settings).out == "removed 0 responses\n"
+    assert "removed 6 responses" in agentopt("journal", "forget", "--model", identity, *place.settings).out
     assert "removed 6 responses" in agentopt("journal", "forget", "--run", "check large", *place.settings).out
     assert "removed 0 responses" in agentopt("journal", "prune", "--older-than", "1h", *place.settings).out
     assert agentopt("journal", "prune", "--older-than", "old", *place.settings).code == 2
@@ -733,6 +737,11 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         assert again.code == 0
         assert len(place.runs) == 2
         assert len(server.received()) == paid, "the journal was used"
+
+    stored = re.match(r"([\d,]+) responses", agentopt("journal", "size", *place.settings).out)
+    assert stored
+    for given, removed in ((str(run), stored[1]), (run.name, "0")):
+        assert agentopt("journal", "forget", "--run", given, *place.settings).out == f"removed {removed} responses\n"
 
 
 def test_an_evaluation_that_a_cap_or_ctrl_c_ends_prints_what_it_spent(

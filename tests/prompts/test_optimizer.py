@@ -711,7 +711,8 @@ async def test_a_resumed_run_pays_for_no_prompt_twice(tmp_path: Path) -> None:
 def test_a_subtask_that_the_task_does_not_have_is_rejected_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="answr") as refused:
         optimize(prompt_task(), config(tmp_path, prompts={"subtasks": ["answr"]}), provider=prompt_model())
-    assert "name some of answer" in str(refused.value)
+    rule = "configuration: prompts.subtasks: must name subtasks of task prompt-toy, but got answr"
+    assert f"{rule}\n  remedy: did you mean 'answer'?" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -177,7 +177,7 @@ def test_a_diagnosis_of_right_answers_prints_no_table_of_zeros() -> None:
 def test_the_lines_of_a_prompt_are_indented_in_a_diagnosis() -> None:
     shown = diagnosed(right=False)
     assert "signal" in shown
-    assert "  1. a: one\n     two\n" in shown
+    assert "  1. example a: one\n     two\n" in shown
     assert "Be\n     brief." in shown
 
 

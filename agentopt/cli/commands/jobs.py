@@ -316,7 +316,8 @@ def remove_job(name: str, store: str | None, console: Console) -> None:
         jobs.check_name(name)
         jobs.remove(name)
     kept = champions_of(name).folder
-    print_plain(console, f"job {name} removed; its history and champions are kept in {kept}")
+    left = f"; its champions are kept in {kept}" if kept.is_dir() else ""
+    print_plain(console, f"job {name} removed{left}")
 
 
 def roll_back(name: str, number: int | None, store: str | None, console: Console) -> None:

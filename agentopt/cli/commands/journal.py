@@ -15,12 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.output import print_json, print_plain
-from agentopt.core.errors import UserError
+from agentopt.cli.run_names import run_path
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.files import check_writable
 from agentopt.core.message_text import counted
 from agentopt.models.catalog import Catalog
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.session import open_journal_admin
-from agentopt.runs.config import load_config
+from agentopt.runs.config import Config, load_config
+from agentopt.runs.folder import RunFolder
 
 SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -116,15 +119,29 @@ def _show_removed(removed: int, console: Console, as_json: bool) -> None:
 def forget_responses(
     model: str | None, run: str | None, settings: Sequence[str], console: Console, *, as_json: bool = False
 ) -> None:
-    """`agentopt journal forget`."""
-    identity = Catalog.load(*load_config(settings).models)[model].identity if model else None
-    with _admin(settings) as admin:
+    """`agentopt journal forget`. A model is named as `agentopt journal list` names it."""
+    config, run = _of_run(run, settings) if run else (load_config(settings), None)
+    catalog = Catalog.load(*config.models)
+    with open_journal_admin(config.journal) as admin:
+        stored = {found.identity for found in admin.models()}
+        identity = model if model is None or model in stored else catalog[model].identity
         removed = admin.forget(identity=identity, run=run)
     _show_removed(removed, console, as_json)
 
 
+def _of_run(run: str, settings: Sequence[str]) -> tuple[Config, str]:
+    """The settings and the identifier of a run; an evaluation or a check has no folder, and is given by its identifier."""
+    try:
+        found = RunFolder.open(run_path(Path(run), settings))
+    except ConfigError:
+        return load_config(settings), run
+    return load_config(settings, found.config), found.id
+
+
 def export_journal(out: Path | None, settings: Sequence[str], console: Console) -> None:
     """`agentopt journal export`."""
+    if out is not None:
+        check_writable(out)
     with _admin(settings) as admin:
         if out is None:
             for line in admin.export():
