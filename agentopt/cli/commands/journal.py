@@ -130,7 +130,7 @@ def forget_responses(
 
 
 def _of_run(run: str, settings: Sequence[str]) -> tuple[Config, str]:
-    """The settings and the identifier of a run; an evaluation or a check has no folder, and is given by its identifier."""
+    """The settings and the identifier of a run. An evaluation or a check has no folder: its identifier is given."""
     try:
         found = RunFolder.open(run_path(Path(run), settings))
     except ConfigError:
