@@ -25,7 +25,7 @@ from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
-from agentopt.cli.output import CommandError, Failure, exit_with, print_json, stdout_console
+from agentopt.cli.output import CommandError, Failure, database_failure, exit_with, print_json, stdout_console
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
@@ -384,6 +384,11 @@ def main() -> None:
         _fail(error, error.exit_code)
     except AgentoptError as error:
         _fail(error, 2 if isinstance(error, UserError) else 1)
+    except Exception as error:
+        if (reason := database_failure(error)) is None:
+            raise
+        remedy = "`agentopt storage check` with the database or the run finds what is damaged"
+        _fail(AgentoptError(f"a database cannot be used: {reason}\n  remedy: {remedy}"), 1)
 
 
 def _fail(error: AgentoptError, code: int) -> None:

@@ -50,6 +50,22 @@ class CommandError(AgentoptError):
         self.exit_code = exit_code
 
 
+def database_failure(error: Exception) -> str | None:
+    """Why a database failed, such as that its file is damaged; None for any other error.
+
+    Args:
+        error: An exception that ended a command.
+    """
+    if "sqlalchemy" not in sys.modules:
+        return None
+    from sqlalchemy.exc import DatabaseError, OperationalError
+
+    # Of the subclasses, the others are mistakes in the program's own statements.
+    if not isinstance(error, DatabaseError) or type(error) not in (DatabaseError, OperationalError):
+        return None
+    return str(error.orig).partition("\n")[0]
+
+
 def stdout_console() -> Console:
     """Return a console on stdout: as wide as `COLUMNS` or the terminal, or 160 columns wide in a pipe or file."""
     from agentopt.report.safe_console import VisibleConsole

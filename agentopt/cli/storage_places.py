@@ -76,6 +76,9 @@ def run_of(argument: str, settings: Sequence[str]) -> RunFolder | None:
     """
     if "://" in argument or is_database(Path(argument)):
         return None
+    if Path(argument).is_file():
+        remedy = "name a database file, a URL, or a run's name or folder"
+        raise ConfigError("this file is not an SQLite database", where=argument, remedy=remedy)
     return RunFolder.open(run_path(Path(argument), settings, otherwise="give a URL, or the path of a database file"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,12 +85,12 @@ _KINDS = {
 }
 
 
-def write_output(file: Path, content: str) -> None:
+def write_output(file: Path, content: str | Iterable[str]) -> None:
     """Write an output file that a user named, atomically. Raises `UserError` if it cannot be written.
 
     Args:
         file: The file. Its folder must exist.
-        content: Its text.
+        content: Its text, whole or in parts.
     """
     with _as_user_error(file):
         write_atomically(file, content, mode=0o666)
@@ -129,7 +129,7 @@ def _as_user_error(file: Path) -> Iterator[None]:
         raise UserError(rule, where=file, remedy="name a file in an existing folder") from error
 
 
-def write_atomically(path: Path, content: str | bytes, *, mode: int = PRIVATE) -> None:
+def write_atomically(path: Path, content: str | bytes | Iterable[str], *, mode: int = PRIVATE) -> None:
     """Replace a file's content atomically and durably.
 
     The content is written to a draft in the same folder, synced to disk and renamed over `path`, so that a concurrent
@@ -138,17 +138,18 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = PRIVATE) -
 
     Args:
         path: The file to write. Its folder must exist.
-        content: Text, written as UTF-8 without newline translation, or bytes.
+        content: Text, whole or in parts, written as UTF-8 without newline translation; or bytes.
         mode: Permissions of the file, from which the process's umask is subtracted.
 
     Raises:
-        OSError: The file cannot be written. The previous content is unchanged and no draft is left.
+        OSError: The file cannot be written. The previous content is unchanged and no draft is left, as after an error
+            of an iterable.
     """
-    data = content.encode() if isinstance(content, str) else content
+    parts = (content,) if isinstance(content, str | bytes) else content
     draft = _draft(path)
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
+            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 
 from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes, is_template_name
@@ -88,20 +89,16 @@ def check_knobs(spec: SubtaskSpec, template: Template, names: Collection[str], w
         TaskError: It reads another one, or a knob is read by nothing: all of its values would be alike.
     """
     read = {attribute for name, attribute in template.attributes if name == KNOBS}
-    is_read_whole = KNOBS in template.references and (not read or None in read)
-    if (unused := sorted(spec.knobs.keys() - read)) and not spec.context and not is_read_whole:
-        rule = (
-            f"the knob `{unused[0]}` is read by nothing: the subtask has no `context`, and its prompt does not read it"
-        )
-        raise TaskError(
-            rule, where=where, remedy=f"write {{{{ {KNOBS}.{unused[0]} }}}} in the prompt, or remove the knob"
-        )
-    if KNOBS not in template.references or (KNOBS in names and not spec.knobs):
-        return
-    if unknown := sorted(read - spec.knobs.keys()):
+    reads_knobs = KNOBS in template.references and (KNOBS not in names or bool(spec.knobs))
+    if reads_knobs and (unknown := sorted(read - spec.knobs.keys())):
         rule = f"the template reads `{KNOBS}.{unknown[0]}`, which is not a knob of the subtask"
         declare = f"declare it: `{KNOBS}: {{{unknown[0]}: ...}}`"
         raise TaskError(rule, where=where, remedy=did_you_mean(unknown[0], spec.knobs, declare))
-    if not spec.knobs:
+    if reads_knobs and not spec.knobs:
         rule = f"the template reads `{KNOBS}`, but the subtask has none"
         raise TaskError(rule, where=where, remedy=f"declare one: `{KNOBS}: {{NAME: ...}}`, and read `{KNOBS}.NAME`")
+    reads_all = reads_knobs and re.search(rf"\b{KNOBS}\b(?!\s*\.)", template.text)  # as a mapping
+    if (unused := sorted(spec.knobs.keys() - read)) and not spec.context and not reads_all:
+        rule = f"the subtask has no `context`, and its prompt does not read its knob `{unused[0]}`"
+        remedy = f"write {{{{ {KNOBS}.{unused[0]} }}}} in the prompt, or remove the knob"
+        raise TaskError(rule, where=where, remedy=remedy)

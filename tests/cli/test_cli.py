@@ -673,6 +673,11 @@ def test_the_journal_is_shown_pruned_exported_and_forgotten(
     assert re.search(r"small +│ 6 ", agentopt("journal", "list", *place.settings).out)
     lines = agentopt("journal", "export", *place.settings).out.splitlines()
     assert len([json.loads(line) for line in lines]) == 12
+    (place.folder / "out.jsonl").write_text("of before")
+    out = ("journal", "export", "--out", str(place.folder / "out.jsonl"), *place.settings)
+    assert agentopt(*out).out == f"12 responses in {place.folder / 'out.jsonl'}\n"
+    assert (place.folder / "out.jsonl").read_text().splitlines() == lines
+    assert_one_message(agentopt(*out[:3], str(place.folder / "no" / "out.jsonl"), *place.settings), "no/out.jsonl: ")
     identity = json.loads(lines[0])["identity"]
     place.write_catalog("http://127.0.0.1:9/v1")  # the entries are others now
     assert identity in " ".join(agentopt("journal", "list", *place.settings).out.split())

@@ -107,3 +107,13 @@ def test_a_folder_is_measured_while_its_folders_are_created_moved_and_deleted(tm
         sizes.add(folder_size(tmp_path))
     thread.join()
     assert sizes == {5}
+
+
+def test_a_file_is_written_in_parts_and_keeps_its_content_if_a_part_fails(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    write_output(file, (f"{n}\n" for n in range(3)))
+    assert file.read_text() == "0\n1\n2\n"
+    with pytest.raises(ZeroDivisionError):
+        write_output(file, (f"{1 / n}" for n in (1, 0)))
+    assert [path.name for path in tmp_path.iterdir()] == ["lines"]
+    assert file.read_text() == "0\n1\n2\n"

@@ -350,6 +350,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         r"remedy: declare it: `knobs: \{hint: \.\.\.\}`",
     ),
     ({"subtasks.find.prompt": "{{ knobs.hnt }}", "subtasks.find.knobs": {"hint": "brief"}}, r"did you mean 'hint'"),
+    ({"subtasks.find.knobs": {"hint": "brief"}}, r"its prompt does not read its knob `hint`\n  remedy: write {{ knobs.hint }}"),
+    (
+        {"subtasks.find.prompt": "{{ knobs.hint }}", "subtasks.find.knobs": {"hint": "brief", "style": ["a", "b"]}},
+        r"its prompt does not read its knob `style`",
+    ),
     ({"subtasks.find.prompt": "{{ knobs }}"}, r"remedy: declare one: `knobs: \{NAME: \.\.\.\}`, and read `knobs\.NAME`"),
     ({"subtasks.find.prompt": "{{ question }}"}, r"neither `inputs` nor a subtask\n  remedy: known: inputs$"),
     ({"subtasks.answer.prompt": "{{ find.output }} {{ answe }}"}, r"remedy: known: find, inputs$"),
@@ -652,3 +657,11 @@ def test_a_negative_pass_is_no_mistake_if_costs_are_not_in_units(tmp_path: Path)
         spec(), {"cost": {"measure": "seconds"}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}
     ).data
     assert load_task(write(tmp_path, data), catalog=CATALOG).cost_measure == "seconds"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{{ knobs }}", "{% for k in knobs %}{{ k }}{% endfor %}", '{{ knobs.a }}{{ knobs["b"] }}']
+)
+def test_knobs_may_be_read_as_a_mapping(tmp_path: Path, prompt: str) -> None:
+    changed = {"subtasks.find.prompt": prompt, "subtasks.find.knobs": {"a": "x", "b": ["y", "z"]}}
+    load_task(write(tmp_path, Overrides(spec(), changed).data), catalog=CATALOG)

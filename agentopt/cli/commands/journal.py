@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.table import Table
 from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError, UserError
-from agentopt.core.files import check_writable
+from agentopt.core.files import check_writable, write_output
 from agentopt.core.message_text import counted
 from agentopt.models.catalog import Catalog
 from agentopt.models.journal_admin import JournalAdmin
@@ -147,12 +148,9 @@ def export_journal(out: Path | None, settings: Sequence[str], console: Console) 
             for line in admin.export():
                 sys.stdout.write(f"{line}\n")
             return
-        try:
-            with out.open("w", encoding="utf-8") as file:
-                lines = sum(file.write(f"{line}\n") > 0 for line in admin.export())
-        except OSError as error:
-            raise UserError(f"cannot be written: {error}", where=out, remedy="choose another file") from error
-    print_plain(console, f"{counted(lines, 'response')} in {out}")
+        lines = count()
+        write_output(out, (f"{line}\n" for line, _ in zip(admin.export(), lines, strict=False)))
+    print_plain(console, f"{counted(next(lines), 'response')} in {out}")
 
 
 def _admin(settings: Sequence[str]) -> JournalAdmin:

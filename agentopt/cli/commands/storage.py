@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from rich.console import Console
@@ -92,7 +93,7 @@ class Migrations:
 
 def check_storage(argument: str, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt storage check`; exit code 1 if there is a problem."""
-    checks = StorageCheck(tuple(map(_check, databases_of(argument, settings))))
+    checks = StorageCheck(tuple(map(_checked, databases_of(argument, settings))))
     if as_json:
         print_json(checks)
     else:
@@ -116,6 +117,16 @@ def migrate_storage(
         return
     for migration in made.databases:
         _show_migration(migration, console, dry_run)
+
+
+def _checked(place: Place) -> DatabaseCheck:
+    """The check of a database. That a file cannot be read as one is its problem, not a mistake of the user's."""
+    try:
+        return _check(place)
+    except ConfigError as error:
+        if not isinstance(place, Path):
+            raise
+        return DatabaseCheck(shown_place(place), None, (), (), (error.message,))
 
 
 def _check(place: Place) -> DatabaseCheck:
@@ -231,7 +242,7 @@ def check_unused(engine: sa.Engine) -> None:
 def _show_check(check: DatabaseCheck, console: Console) -> None:
     none = "no version number, like every database of Optuna and of agentopt 0.1.0"
     version = none if check.version is None else f"version {check.version}"
-    print_plain(console, f"{check.place}: {version}")
+    print_plain(console, f"{check.place}: {version if check.tables else 'no tables could be read'}")
     for problem in check.problems:
         print_plain(console, f"Problem: {problem}")
     if not check.problems:
