@@ -17,12 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, TaskError, UserError
-from agentopt.core.events import (
-    ExampleDone,
-    FileProgress,
-    JournalUsed,
-    Note,
-)
+from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Note
 from agentopt.core.observers import Observer, broadcast, closing, log_to, of_callbacks
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.row_notes import row_notes
@@ -41,6 +36,7 @@ from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import demonstrations_of
+from agentopt.runs.ending import ending_once
 from agentopt.runs.evaluators import batch_note, open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.heartbeat import Heartbeat
@@ -132,7 +128,7 @@ async def aoptimize(
             pass  # a storage that cannot be used leaves no folder behind
     run = opened or RunFolder.create(loaded, config, archive)
     try:
-        with run.locked(), holding(run) as hold:
+        async with ending_once(observe), holding(run) as hold:
             run.save()
             logged = Heartbeat(broadcast(log_to(run.log), hold, observe))
             opening = open_run(run.id, loaded, config, specs, models, logged)
@@ -193,7 +189,7 @@ async def aevaluate(
     opening = open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
     )
-    async with spend_reported(opening, observe) as session:
+    async with ending_once(observe), spend_reported(opening, observe) as session:
         evaluator = open_evaluator(loaded, config, session, "tests")
         try:
             evaluation = await evaluator.evaluate_repeatedly(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agentopt.cli.interrupts import INTERRUPTED, second_interrupt_ends
 from agentopt.core.errors import AgentoptError
 from agentopt.core.plain_text import visible, visible_json
 from agentopt.core.unicode_text import well_formed
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from logging import LogRecord
 
     from rich.console import Console
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +134,12 @@ def _is_no_interrupt(record: LogRecord) -> bool:
 
 @contextmanager
 def interruptible(progress: Console) -> Iterator[None]:
-    """Turn Ctrl-C in the block into a hint on `progress` and exit code 130."""
+    """Turn Ctrl-C in the block into a hint on `progress` and exit code 130. A second Ctrl-C ends the process."""
     ignore_interrupted_tasks()
+    hint = "stopped; run the command again to resume: answers that were stored are not paid again"
     try:
-        yield
+        with second_interrupt_ends(lambda: hint):
+            yield
     except KeyboardInterrupt:
-        print_plain(progress, "stopped; run the command again to resume: answers already received are cached")
+        print_plain(progress, hint)
         sys.exit(INTERRUPTED)

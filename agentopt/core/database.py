@@ -12,8 +12,7 @@ import os
 import re
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
 from agentopt.core.files import create_private, other_than_file, private_folder
+from agentopt.core.outages import WAIT_SECONDS, Outage, Patience, current, outage_at
 
 SECRET = re.compile(r"password(?!_env$)|passwd|pwd|secret|token", re.IGNORECASE)
 """Names of parameters in a URL's query that may hold a secret."""
 
-WAIT_SECONDS = 60
-"""Seconds to wait for the lock of another process, and for a database that restarts."""
+BUSY_SECONDS = 1
+"""Seconds for which SQLite itself waits for a lock in a run, whose transactions are repeated: Ctrl-C has no effect
+meanwhile."""
 
 SCHEMA = "0001"
 """Version of the tables that this version of agentopt reads and writes: the last one of `core/migrations`."""
@@ -41,9 +42,6 @@ VERSIONS = sa.Table("agentopt_schema", sa.MetaData(), sa.Column("version_num", s
 
 LOCK = 0x6167656E746F7074
 """Key of the advisory lock under which PostgreSQL databases change their tables: `agentopt` in ASCII."""
-PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"})
-"""SQLSTATE codes of failures that pass: serialisation, deadlock, lock wait, shutdown, start, too many connections, a
-transaction that paused for too long."""
 KEEPALIVE = {
     "application_name": "agentopt",
     "connect_timeout": "10",
@@ -71,7 +69,11 @@ def sqlite_url(path: Path) -> str:
 
 
 def open_engine(
-    place: str | Path, environ: Mapping[str, str] = os.environ, *, keeps_connections: bool = True
+    place: str | Path,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    keeps_connections: bool = True,
+    patience: Patience | None = None,
 ) -> sa.Engine:
     """Open a database.
 
@@ -83,11 +85,13 @@ def open_engine(
             is psycopg 3.
         environ: Environment variables, for `password_env`.
         keeps_connections: Whether connections stay open for the next use, until the engine is disposed of.
+        patience: How long its transactions wait. Default: that of the run that opens it, otherwise one of its own.
 
     Raises:
         ConfigError: The driver is not installed, the variable of `password_env` is not set, or SQLite's path is that of
             a folder or a pipe.
     """
+    shared = patience or current()
     if isinstance(place, Path):
         private_folder(place.parent)
         # Not as a string, in which a question mark of the path would start the query.
@@ -101,14 +105,16 @@ def open_engine(
             create_private(Path(url.database))
     try:
         options: dict[str, Any] = {} if keeps_connections else {"poolclass": sa.NullPool}
+        options["execution_options"] = {"outage": outage_at(str(url)) if patience is None else patience.of(str(url))}
         engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", **options)
     except ModuleNotFoundError as error:
         remedy = install_command("postgres") if url.get_backend_name() == "postgresql" else f"install {error.name}"
         raise ConfigError(f"the driver {error.name} of the database is not installed", remedy=remedy) from error
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
+        busy, outage = BUSY_SECONDS if shared else WAIT_SECONDS, outage_of(engine)
+        sa.event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, busy, outage))
     if engine.dialect.name == "postgresql":
-        sa.event.listen(engine, "connect", _prepare_postgresql)
+        sa.event.listen(engine, "connect", lambda connection, _: _prepare_postgresql(connection, shared))
     return engine
 
 
@@ -186,13 +192,7 @@ def insert(engine: sa.Engine, table: sa.Table) -> sqlite.Insert | postgresql.Ins
     return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def transact(
-    engine: sa.Engine,
-    work: Callable[[sa.Connection], T],
-    *,
-    sleep: Callable[[float], object] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> T:
+def transact(engine: sa.Engine, work: Callable[[sa.Connection], T], *, is_paid: bool = False) -> T:
     """Execute `work` in one transaction, again if it fails for a reason that passes.
 
     Such reasons are a deadlock, a serialisation failure, and a lost connection, within `WAIT_SECONDS`. A connection
@@ -203,8 +203,7 @@ def transact(
     Args:
         engine: The database.
         work: Executes statements on the connection, and returns the result.
-        sleep: Waits for a number of seconds before an attempt.
-        clock: Monotonic time in seconds.
+        is_paid: As for `Outage.repeat`.
 
     Returns:
         What `work` returned in the attempt that was committed.
@@ -216,19 +215,32 @@ def transact(
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             return work(connection)
 
-    return _repeated(attempt, sleep, clock)
+    return outage_of(engine).repeat(attempt, is_paid=is_paid)
 
 
-def _repeated(attempt: Callable[[], T], sleep: Callable[[float], object], clock: Callable[[], float]) -> T:
-    deadline, wait = clock() + WAIT_SECONDS, 0.01
-    while True:
-        try:
-            return attempt()
-        except sa.exc.DBAPIError as error:
-            if clock() > deadline or not is_passing(error):
-                raise
-        sleep(wait)
-        wait = min(2 * wait, 1.0)
+def read(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    """Return what `work` reads, which is repeated as in `transact`, without the write lock of SQLite.
+
+    Args:
+        engine: The database.
+        work: Executes queries on the connection, and returns the result.
+    """
+
+    def attempt() -> T:
+        with engine.connect() as connection:
+            return work(connection)
+
+    return outage_of(engine).repeat(attempt)
+
+
+def outage_of(engine: sa.Engine) -> Outage:
+    """Return what the transactions of a database share.
+
+    Args:
+        engine: The database, of `open_engine`.
+    """
+    outage: Outage = engine.get_execution_options()["outage"]
+    return outage
 
 
 class Reader:
@@ -252,7 +264,7 @@ class Reader:
             statement: The query.
             values: Its parameters.
         """
-        return _repeated(lambda: self._read(statement, values or {}), time.sleep, time.monotonic)
+        return outage_of(self._engine).repeat(lambda: self._read(statement, values or {}))
 
     def close(self) -> None:
         """Close the connections. No thread may be reading."""
@@ -274,18 +286,6 @@ class Reader:
             raise
 
 
-def is_passing(error: sa.exc.DBAPIError) -> bool:
-    """Whether the same transaction may succeed later: after a deadlock, a lost connection or a restart."""
-    if error.connection_invalidated:
-        return True
-    if isinstance(error.orig, sqlite3.Error):
-        code: int = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    # A connection that cannot be opened, as during a restart, has no state.
-    return isinstance(error, sa.exc.OperationalError) and (not state or state in PASSING or state.startswith("08"))
-
-
 def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
     """Create the missing tables and indexes, and check the version of the others.
 
@@ -300,6 +300,10 @@ def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
     wanted = {VERSIONS.name, *tables.tables, *(str(i.name) for t in tables.tables.values() for i in t.indexes)}
     if wanted <= present:
         return
+    outage_of(engine).repeat(lambda: _create_missing(engine, tables, present))
+
+
+def _create_missing(engine: sa.Engine, tables: sa.MetaData, present: Collection[str]) -> None:
     with engine.begin() as connection:
         lock_schema(connection)
         for table in (*tables.sorted_tables, VERSIONS):
@@ -362,28 +366,17 @@ def _completed(url: sa.URL, environ: Mapping[str, str]) -> sa.URL:
     return url.update_query_dict({key: value for key, value in KEEPALIVE.items() if key not in url.query})
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.execute(f"PRAGMA busy_timeout={WAIT_SECONDS * 1000}")
-    _write_ahead(connection)
+def _prepare_sqlite(connection: sqlite3.Connection, busy_seconds: int, outage: Outage) -> None:
+    connection.execute(f"PRAGMA busy_timeout={busy_seconds * 1000}")
+    # SQLite refuses, without a wait, while another process writes to a new file.
+    outage.repeat(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchall())
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:
+def _prepare_postgresql(connection: Any, patience: Patience | None) -> None:
+    if patience:
+        patience.watch(connection)
     # Not as a parameter of libpq, which poolers refuse.
     with connection.cursor() as cursor:
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{LONGEST_PAUSE}s'")
     connection.commit()
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL mode. SQLite refuses while another process writes to a new file."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return

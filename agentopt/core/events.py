@@ -127,6 +127,25 @@ class Stopping(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NotStored(Event):
+    """The work has ended while its database could not be reached.
+
+    Attributes:
+        detail: What could not be stored, and what follows.
+        responses: Number of responses that were paid for and are lost.
+    """
+
+    kind: ClassVar[str] = "not_stored"
+
+    detail: str
+    responses: int = 0
+
+    @property
+    def message(self) -> str:
+        return self.detail
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """A run began, or was resumed, in `folder`. `budget` is its live budget."""
 

@@ -11,7 +11,7 @@ from agentopt.api import LoadedTask, aoptimize
 from agentopt.core.budget import Caps
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, Stopping, TrialDone
+from agentopt.core.events import Event, FallbackUsed, NotStored, RunDone, RunStarted, Stopping, TrialDone
 from agentopt.core.files import write_atomically
 from agentopt.core.ties import ranked
 from agentopt.jobs.snapshot import Snapshot
@@ -55,7 +55,7 @@ class Searches:
         def observe(event: Event) -> None:
             if isinstance(event, RunStarted):
                 self._note_folder(event.folder, snapshot)
-            if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone | Stopping):
+            if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone | Stopping | NotStored):
                 self.log(event.kind, event.message)
 
         loaded = LoadedTask(snapshot.task, snapshot.specs)

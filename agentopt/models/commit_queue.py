@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from agentopt.core.database import transact
+from agentopt.core.database import outage_of, transact
 from agentopt.core.errors import JournalError
+from agentopt.core.outages import RESPONSES
 from agentopt.models.journal_statements import Write, execute
 from agentopt.models.single_flight import Flights, Place
 
@@ -22,6 +23,7 @@ class _Pending:
     writes: Sequence[Write]
     claims: Sequence[Place]
     releases: Sequence[Place]
+    responses: int
     done: asyncio.Future[bool]
 
 
@@ -40,7 +42,12 @@ class CommitQueue:
         self._flushing: asyncio.Task[None] | None = None
 
     async def write(
-        self, writes: Sequence[Write], *, claims: Sequence[Place] = (), releases: Sequence[Place] = ()
+        self,
+        writes: Sequence[Write],
+        *,
+        claims: Sequence[Place] = (),
+        releases: Sequence[Place] = (),
+        responses: int = 0,
     ) -> bool:
         """Commit, together with all other writes that arrive meanwhile, in one disk flush.
 
@@ -51,6 +58,7 @@ class CommitQueue:
             writes: Statements of one transaction.
             claims: Responses to claim. The writes are left out if that is refused.
             releases: Responses that other processes may request again afterwards.
+            responses: Number of responses that are stored; they are paid for, so the end of a run waits longer.
 
         Returns:
             With claims, whether they were granted; otherwise whether all responses were new in the database. If one
@@ -60,7 +68,7 @@ class CommitQueue:
             JournalError: They cannot be committed.
         """
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(writes, claims, releases, done))
+        self._pending.append(_Pending(writes, claims, releases, responses, done))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
         # If the caller is cancelled, this is, too, but what it writes is committed.
@@ -93,6 +101,8 @@ class CommitQueue:
         except Exception as error:  # noqa: BLE001 - every waiting caller must be informed, whatever it is
             failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
             failure.__cause__ = error
+            if _is_of_database(failure) and (lost := sum(one.responses for one in batch)):
+                outage_of(self._engine).patience.lose(RESPONSES, lost)
             return failure
 
     def _commit(self, batch: Sequence[_Pending]) -> list[bool]:
@@ -109,7 +119,7 @@ class CommitQueue:
             self._flights.release(connection, released, is_awaited=is_awaited and bool(released))
             return [outcome if one.claims else is_new for one, outcome in zip(batch, outcomes, strict=True)]
 
-        return transact(self._engine, work)
+        return transact(self._engine, work, is_paid=any(one.responses for one in batch))
 
 
 def _is_of_database(failure: JournalError) -> bool:

@@ -54,7 +54,6 @@ REMEMBERED = 7 * 24 * 3600.0
 Refusals = dict[tuple[str, str], frozenset[str]]
 """(Catalogue name, identity) of a model -> the parameters that its endpoint refuses."""
 
-
 READERS = 4
 """Threads that look responses up in a database server."""
 
@@ -206,7 +205,7 @@ class Journal:
             values, more = choice_values(choice, response, now)
             writes += self._store({"key": key, "repeat": repeat}, values, more)
             found[repeat] = Stored(choice, response.prompt_tokens, response.cached_tokens, now, response.seconds)
-        is_new = await self._end(entry, [*writes, self._settle(entry, sent.usage, "ok"), *also])
+        is_new = await self._end(entry, [*writes, self._settle(entry, sent.usage, "ok"), *also], len(response.choices))
         return found if is_new else None
 
     async def record_failure(self, entry: str, usage: Usage, outcome: str, also: Sequence[Write] = ()) -> None:
@@ -322,11 +321,12 @@ class Journal:
     async def aclose(self) -> None:
         """Flush pending writes and close the database, also if this is cancelled."""
         try:
-            for entry in list(self._claimed):
-                await self.abandon(entry)
+            with suppress(JournalError):  # the claims end by themselves
+                for entry in list(self._claimed):
+                    await self.abandon(entry)
             await self._commits.flush()
         finally:
-            self.close()
+            await asyncio.shield(asyncio.to_thread(self.close))
 
     def close(self) -> None:
         """Close the database. For use outside of an event loop, if nothing was written."""
@@ -362,12 +362,12 @@ class Journal:
         """
         await self._commits.write(writes)
 
-    async def _end(self, entry: str, writes: Sequence[Write]) -> bool:
+    async def _end(self, entry: str, writes: Sequence[Write], responses: int = 0) -> bool:
         """Commit the end of a call, and release what was claimed for it. Returns whether all responses are new."""
         claims = self._claimed.pop(entry, ())
         self.flights.drop(claims)
         try:
-            return await self._commits.write(writes, releases=claims)
+            return await self._commits.write(writes, releases=claims, responses=responses)
         except JournalError:
             if claims:  # a row was refused: others need not wait for it
                 with suppress(JournalError):

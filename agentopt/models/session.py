@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ async def open_session(
         lane = BatchLane(specs, book, budget, run, transport=batches, observer=observer) if batches else None
         rates = SharedRates(place) if is_shared or isinstance(place, str) else None
         if rates:
-            ending.callback(rates.close)
+            ending.push_async_callback(asyncio.to_thread, rates.close)
         model = ModelClient(
             provider, specs, book, budget, run, observer=observer, lane=lane, refused=refused, rates=rates
         )

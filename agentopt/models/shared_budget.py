@@ -170,7 +170,7 @@ class SharedBudget(Budget):
             with suppress(JournalError):  # the lease ends in any case, and the exception to report is another one
                 view = await self._in_thread(self._store.leave)
                 self._others, self._spent, self._granted = dict(view.others), {}, {}
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def _fits(self, worst: Usage, purpose: str) -> bool:
         """Whether it is within the slice that this process was granted, and its lease holds."""
@@ -329,7 +329,7 @@ async def open_shared_budget(
     finally:
         with suppress(SQLAlchemyError):  # it ends by itself
             await asyncio.to_thread(lease.end)
-        engine.dispose()
+        await asyncio.to_thread(engine.dispose)
 
 
 def _has_failed(task: asyncio.Task[Any]) -> bool:

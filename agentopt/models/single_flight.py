@@ -238,7 +238,7 @@ class Flights:
         while not self._ended.wait(self._lease_seconds / 4):
             if self._held:
                 with suppress(sa.exc.DBAPIError):  # writes report that the database is lost
-                    transact(self._engine, lambda connection: connection.execute(renew), sleep=self._ended.wait)
+                    transact(self._engine, lambda connection: connection.execute(renew))
 
     def _claiming(self) -> sa.Insert:
         statement = insert(self._engine, flights).values(lease_until=self._now + self._lease_seconds)

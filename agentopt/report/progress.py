@@ -18,6 +18,7 @@ from agentopt.core.events import (
     GuidelinesWritten,
     ModelNotice,
     Note,
+    NotStored,
     PromptsDone,
     PromptsStarted,
     RewardDrawn,
@@ -169,7 +170,7 @@ class RunProgress:
                 self._notice(event)
             case FileProgress():
                 self._fetch(event)
-            case GuidelinesWritten() | Note() | TestStarted() | Stopping() | RunDone():
+            case GuidelinesWritten() | Note() | TestStarted() | Stopping() | NotStored() | RunDone():
                 self.activity = one_line(event.message)
                 self._is_testing = self._is_testing or isinstance(event, TestStarted)
                 self._has_ended = isinstance(event, RunDone)

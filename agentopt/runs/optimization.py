@@ -149,7 +149,7 @@ class Optimization:
         tested, test_ended = await self._test(finalists)
         await self.session.model.aclose()
         result = self._summary(space, store, ended, choice, finalists, tested, test_ended, prompts)
-        self.hold.check()
+        await asyncio.to_thread(self.hold.check)
         result.save(self.run.path)
         self.observer(RunDone(self.run.path))
         return result

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from agentopt.core.database import Condition
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentopt.core.database import Condition, outage_of
 from agentopt.core.errors import ConfigError, JournalError
-from agentopt.core.events import Event, ExampleDone
+from agentopt.core.events import Event, ExampleDone, Stopping
+from agentopt.core.outages import LEASE, RUN_FILES, Patience
 from agentopt.models.lease import Lease
 from agentopt.runs.folder import RunFolder, find_run
 from agentopt.runs.run_store import FILES, KNOWN, RunStore, held_by, open_store, remember
@@ -20,12 +26,12 @@ CHECK_SECONDS = 1.0
 """Least time between two checks after examples."""
 
 
-@contextmanager
-def holding(run: RunFolder) -> Iterator[Hold]:
-    """Work on a run inside of the block, and keep its files in its storage; nothing without a storage.
+@asynccontextmanager
+async def holding(run: RunFolder) -> AsyncIterator[Hold]:
+    """Work on a run inside of the block, under the lock of its folder, and keep its files in its storage if it has one.
 
     Args:
-        run: The run, whose folder is locked.
+        run: The run.
 
     Yields:
         What stores the files that changed, at each event, and checks that this process still has the run.
@@ -35,23 +41,40 @@ def holding(run: RunFolder) -> Iterator[Hold]:
         JournalError: Another process has continued it, because the lease of this one was over.
     """
     if run.config.storage is None:
-        yield Hold(run)
+        with run.locked():
+            yield Hold(run)
         return
-    with open_store(run.config.storage) as (store, engine):
+    with run.locked(), open_store(run.config.storage) as (store, engine):
         lease = Lease(engine, uuid.uuid4().hex)
-        lease.start()
+        hold = Hold(run, store, lease.member)
+        # In threads: the database may be away, and Ctrl-C must have an effect meanwhile.
         try:
-            store.take(run, lease)
-            store.pull(run.id, run.path, run.config.storage)
-            hold = Hold(run, store, lease.member)
-            try:
-                yield hold
-            finally:
-                with suppress(JournalError):  # another process has the run, and its files
-                    hold.push()
-                store.release(run.id, lease.member)
-        finally:
-            lease.end()
+            await asyncio.to_thread(_begin, run, store, lease)
+            yield hold
+        except BaseException:
+            await asyncio.to_thread(_end, run, store, lease, hold, outage_of(engine).patience)
+            raise
+        if failure := await asyncio.to_thread(_end, run, store, lease, hold, outage_of(engine).patience):
+            raise failure
+
+
+def _begin(run: RunFolder, store: RunStore, lease: Lease) -> None:
+    lease.start()
+    store.take(run, lease)
+    store.pull(run.id, run.path, str(run.config.storage))
+
+
+def _end(run: RunFolder, store: RunStore, lease: Lease, hold: Hold, patience: Patience) -> SQLAlchemyError | None:
+    """Store the files that changed, and give the run back. Returns why something of it failed."""
+    failure = None
+    steps = ((RUN_FILES, hold.close), (LEASE, partial(store.release, run.id, lease.member)), (LEASE, lease.end))
+    for what, step in steps:
+        try:
+            step()
+        except SQLAlchemyError as error:
+            failure = failure or error
+            patience.lose(what)
+    return failure
 
 
 def discard(run: RunFolder) -> None:
@@ -94,11 +117,14 @@ def up_to_date(path: Path, storage: str | None) -> None:
 class Hold:
     """What a process has of the run that it works on: an observer that stores the files of the run that changed.
 
+    It uses the storage in a thread. What fails there is raised by the next event.
+
     Args:
         run: The run.
         store: The runs of its storage; None if it has no storage, so that no other process can continue it elsewhere.
         member: The process.
         clock: Monotonic time in seconds.
+        thread: Where the storage is used; a thread of its own unless given.
 
     Attributes:
         condition: What must hold in each transaction that stores something of the run; None if it has no storage.
@@ -111,23 +137,37 @@ class Hold:
         member: str = "",
         *,
         clock: Callable[[], float] = time.monotonic,
+        thread: Executor | None = None,
     ) -> None:
         self._run, self._store, self._member, self._clock = run, store, member, clock
         self.condition = Condition(held_by(run.id, member), self._taken) if store else None
         self._pushed: dict[str, tuple[float, int]] = {}
         self._checked = -math.inf
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="hold")
+        self._next: Future[None] | None = None
+        self._failures = list[Exception]()
 
     def __call__(self, event: Event) -> None:
         """Check the hold, after examples at most once a second, and store the files that changed.
 
         Raises:
-            JournalError: As `check`.
+            Exception: What failed since an earlier event, such as `check`.
         """
-        if not isinstance(event, ExampleDone):
+        is_due = not isinstance(event, ExampleDone) or self._clock() - self._checked >= CHECK_SECONDS
+        # What waits for the thread will find the files as they are then.
+        is_planned = self._next and not self._next.running() and not self._next.done()
+        if self._store and is_due and not is_planned:
+            self._checked = self._clock()
+            self._next = self._thread.submit(self._keep)
+        if self._failures and not isinstance(event, Stopping):
+            raise self._failures[0]
+
+    def _keep(self) -> None:
+        try:
             self.check()
             self.push()
-        elif self._clock() - self._checked >= CHECK_SECONDS:
-            self.check()
+        except Exception as error:  # noqa: BLE001 - raised by the next event
+            self._failures.append(error)
 
     def check(self) -> None:
         """Check that no other process has continued the run, before something of it is stored.
@@ -135,7 +175,6 @@ class Hold:
         Raises:
             JournalError: One has, because the lease of this process was over.
         """
-        self._checked = self._clock()
         if self._store and self.condition:
             self._store.check(self.condition)
 
@@ -153,6 +192,12 @@ class Hold:
                 if self._pushed.get(name) != at:
                     self._write(name, path.read_text(encoding="utf-8", errors="replace"))
                     self._pushed[name] = at
+
+    def close(self) -> None:
+        """Store the files that changed, unless another process has the run, and its files."""
+        self._thread.shutdown()
+        with suppress(JournalError):
+            self.push()
 
     def _write(self, name: str, content: str) -> None:
         if self._store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -165,13 +166,13 @@ class TrialRunner:
                     )
             except EvaluationStopped as error:
                 if isinstance(error.partial, Evaluation) and error.partial.results:
-                    self._record(proposal, error.partial)
+                    await self._record(proposal, error.partial)
                 raise
             current.set({"agentopt.trial.state": evaluation.state, "agentopt.score": evaluation.score})
-        return self._record(proposal, evaluation)
+        return await self._record(proposal, evaluation)
 
-    def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
-        trial = self._store.add(proposal, evaluation)
+    async def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
+        trial = await asyncio.to_thread(self._store.add, proposal, evaluation)
         choice = self._store.choice()
         best = BestSoFar(choice.best.number, choice.best_score) if choice else None
         self.emit(TrialDone(trial, best, self._outlook.remaining(self._store.space, self._store.trials, choice)))

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.sqlite import SqliteSaver
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
-from agentopt.core.database import LOCK, LONGEST_PAUSE, WAIT_SECONDS, Condition, open_engine
+from agentopt.core.database import (
+    BUSY_SECONDS,
+    LOCK,
+    LONGEST_PAUSE,
+    Condition,
+    names_in,
+    open_engine,
+    outage_of,
+    sqlite_url,
+    transact,
+)
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.extras import install_command
 from agentopt.core.files import create_private
+from agentopt.core.outages import Outage, is_passing, outage_at
 
 T = TypeVar("T")
 
 SETUP_LOCK = LOCK + 1
 """Key of the advisory lock under which the tables are created. It is not `LOCK`: an index that is created concurrently
 waits for the transactions of others, which may wait for that."""
+MIGRATIONS = "checkpoint_migrations"
+"""The table with the versions of the tables."""
 
 
 @asynccontextmanager
@@ -44,23 +57,32 @@ async def open_saver(place: Path | str, condition: Condition | None = None) -> A
             yield saver
         return
     create_private(place)
-    # The saver turns on WAL mode; the long timeout lets two processes share the file.
-    with closing(sqlite3.connect(place, timeout=60, check_same_thread=False)) as connection, _one_thread() as thread:
-        yield _SqliteSaver(connection, condition, thread)
+    # The saver turns on WAL mode.
+    with closing(sqlite3.connect(place, timeout=BUSY_SECONDS, check_same_thread=False)) as connection:
+        async with _one_thread() as thread:
+            yield _SqliteSaver(connection, condition, thread, outage_at(sqlite_url(place)))
 
 
-def _one_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "checkpoints")
+@asynccontextmanager
+async def _one_thread() -> AsyncIterator[ThreadPoolExecutor]:
+    thread = ThreadPoolExecutor(1, "checkpoints")
+    try:
+        yield thread
+    finally:
+        await asyncio.to_thread(thread.shutdown)
 
 
 class _InThread(BaseCheckpointSaver[Any]):
-    """The asynchronous methods of a saver, which call its others in one thread.
+    """The asynchronous methods of a saver, which call its others in one thread, and again while the database is away.
 
     A transaction across several turns of the event loop would wait forever for code of the loop that waits for the
     locks of this transaction, such as the check that this process still has the run.
     """
 
     _thread: ThreadPoolExecutor
+
+    def _repeated(self, function: Callable[[], T]) -> T:
+        raise NotImplementedError
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         return await self._call(lambda: self.get_tuple(config))
@@ -76,15 +98,34 @@ class _InThread(BaseCheckpointSaver[Any]):
         await self._call(lambda: self.put_writes(*arguments, **named))
 
     async def _call(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        with _reported():
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._repeated(function))
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Report that the database could not be used for as long as transactions are repeated."""
+    try:
+        yield
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        rule = f"the state of the search cannot be stored: {error}"
+        remedy = "check the database and its URL, and end what keeps a lock there"
+        raise JournalError(f"{rule}\n  remedy: {remedy}") from error
 
 
 class _SqliteSaver(_InThread, SqliteSaver):
     """Checkpoints in SQLite. A condition is checked in the transaction of each write."""
 
-    def __init__(self, connection: sqlite3.Connection, condition: Condition | None, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, condition: Condition | None, thread: ThreadPoolExecutor, outage: Outage
+    ) -> None:
         super().__init__(connection)
-        self._condition, self._thread = condition, thread
+        self._condition, self._thread, self._outage = condition, thread, outage
+
+    def _repeated(self, function: Callable[[], T]) -> T:
+        return self._outage.repeat(function)
 
     def put(self, *arguments: Any, **named: Any) -> RunnableConfig:
         with self._checked():
@@ -158,78 +199,69 @@ async def _put(saver: BaseCheckpointSaver[Any], thread: str, one: CheckpointTupl
 @asynccontextmanager
 async def _postgres_saver(url: str, condition: Condition | None) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
-        from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-        from psycopg import AsyncConnection
-        from psycopg.rows import dict_row
-        from psycopg_pool import ConnectionPool
+        from langgraph.checkpoint.postgres import PostgresSaver
     except ModuleNotFoundError as error:
         rule = f"checkpoints in PostgreSQL need {error.name}, which is not installed"
         raise ConfigError(rule, remedy=install_command("postgres")) from error
-    engine = open_engine(url)
-    _, connecting = engine.dialect.create_connect_args(engine.url)
-    engine.dispose()
-    options: dict[str, Any] = {**connecting, "autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    # In the event loop, because it may wait for other processes and Ctrl-C must end that.
-    async with await AsyncConnection.connect(**options) as connection:
-        while not await _is_locked_by(connection):  # noqa: ASYNC110 - other processes change it
-            await asyncio.sleep(0.1)
-        await AsyncPostgresSaver(connection).setup()  # the lock is released with the connection
-
-    def limit_pauses(connection: Any) -> None:
-        connection.execute(f"SET idle_in_transaction_session_timeout = '{LONGEST_PAUSE}s'")
-
-    # A pool, because it replaces a connection that a restart of the database closed.
-    check = ConnectionPool.check_connection
-    pool = ConnectionPool("", kwargs=options, min_size=1, max_size=1, configure=limit_pauses, check=check, open=True)
-    with pool, _one_thread() as thread:
-        yield _checked_saver(pool, condition, thread)
-
-
-def _checked_saver(pool: Any, condition: Condition | None, thread: ThreadPoolExecutor) -> BaseCheckpointSaver[Any]:
-    """Checkpoints in PostgreSQL. A condition is checked in the transaction of each write."""
-    from langgraph.checkpoint.postgres import PostgresSaver
-
-    query = condition.sql(postgresql.dialect()) if condition else ""  # type: ignore[no-untyped-call]
 
     class Saver(_InThread, PostgresSaver):
-        _thread = thread
+        """Checkpoints in PostgreSQL. Each call is a transaction, in which the condition of a write is checked."""
 
-        async def _call(self, function: Callable[[], T]) -> T:
-            return await super()._call(lambda: _repeated(function))
+        _connection: sa.Connection
+
+        def __init__(self, thread: ThreadPoolExecutor) -> None:
+            super().__init__(None)  # type: ignore[arg-type]  # it gets the connection of each call
+            self._thread = thread
+
+        def _repeated(self, function: Callable[[], T]) -> T:
+            def work(connection: sa.Connection) -> T:
+                self._connection, self.conn = connection, driver_of(connection)
+                return function()
+
+            return transact(engine, work)
 
         def put(self, *arguments: Any, **named: Any) -> RunnableConfig:
-            with self._checked() as saver:
-                return saver.put(*arguments, **named)
+            self._check()
+            return super().put(*arguments, **named)
 
         def put_writes(self, *arguments: Any, **named: Any) -> None:
-            with self._checked() as saver:
-                saver.put_writes(*arguments, **named)
+            self._check()
+            super().put_writes(*arguments, **named)
 
-        @contextmanager
-        def _checked(self) -> Iterator[PostgresSaver]:
-            with pool.connection() as connection, connection.transaction():
-                if condition and connection.execute(query).fetchone() is None:
-                    raise condition.failure()
-                yield PostgresSaver(connection, serde=self.serde)
+        def _check(self) -> None:
+            if condition:
+                condition.check(self._connection)
 
-    return Saver(pool)
-
-
-def _repeated(function: Callable[[], T]) -> T:
-    """Call a function that may be repeated, again while PostgreSQL cannot be reached, as when it restarts."""
-    from psycopg import OperationalError
-
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return function()
-        except OperationalError as error:
-            if time.monotonic() > deadline:
-                remedy = "check the database and its URL"
-                raise JournalError(f"the storage cannot be reached: {error}\n  remedy: {remedy}") from error
-        time.sleep(0.5)
+    engine = open_engine(url)
+    try:
+        async with _one_thread() as thread:
+            with _reported():
+                await asyncio.to_thread(outage_of(engine).repeat, lambda: _set_up(engine))
+            yield Saver(thread)
+    finally:
+        await asyncio.to_thread(engine.dispose)
 
 
-async def _is_locked_by(connection: Any) -> bool:
-    row = await (await connection.execute("SELECT pg_try_advisory_lock(%s) AS done", (SETUP_LOCK,))).fetchone()
-    return bool(row["done"])
+def driver_of(connection: sa.Connection) -> Any:
+    """Return the driver's own connection."""
+    return connection.connection.driver_connection
+
+
+def _set_up(engine: sa.Engine) -> None:
+    """Create the tables, unless they are there; one process at a time."""
+    from langgraph.checkpoint.postgres import PostgresSaver
+    from psycopg.errors import LockNotAvailable
+
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if MIGRATIONS in names_in(connection):
+            last: sa.Select[Any] = sa.select(sa.func.max(sa.column("v"))).select_from(sa.table(MIGRATIONS))
+            if (connection.execute(last).scalar() or 0) >= len(PostgresSaver.MIGRATIONS) - 1:
+                return
+        driver = driver_of(connection)
+        connection.detach()  # the lock is released with the connection
+        # PostgreSQL ends the session of a process that was suspended; before version 14 it cannot.
+        limit = "SELECT set_config(name, :limit, false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+        connection.execute(sa.text(limit), {"limit": f"{LONGEST_PAUSE}s"})
+        if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(SETUP_LOCK))).scalar():
+            raise LockNotAvailable("another process creates the tables of the checkpoints")
+        PostgresSaver(driver).setup()

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from agentopt.core.database import VERSIONS, create_tables, insert, open_engine, sqlite_url, transact, without_password
 from agentopt.core.errors import ConfigError
+from agentopt.core.outages import Patience
 from agentopt.testing.postgres import PASSWORD, PostgresServer
 
 TABLES = sa.MetaData()
@@ -189,11 +190,11 @@ def test_a_transaction_that_was_suspended_gives_its_locks_back_and_is_repeated(p
 def test_a_database_that_stays_away_is_waited_for_until_the_limit() -> None:
     with socket.socket() as bound:  # it does not listen
         bound.bind(("127.0.0.1", 0))
-        engine = open_engine(f"postgresql://u@127.0.0.1:{bound.getsockname()[1]}/db")
-    now = iter(range(0, 1000, 20))
-    waits: list[float] = []
+        now, waits = iter(range(0, 10_000, 5)), list[float]()
+        patience = Patience(sleep=waits.append, clock=lambda: next(now))
+        engine = open_engine(f"postgresql://u@127.0.0.1:{bound.getsockname()[1]}/db", patience=patience)
     with pytest.raises(sa.exc.OperationalError):
-        transact(engine, lambda c: c.execute(sa.select(1)), sleep=waits.append, clock=lambda: next(now))
+        transact(engine, lambda c: c.execute(sa.select(1)))
     assert len(waits) >= 3
     engine.dispose()
 

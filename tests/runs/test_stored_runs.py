@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -513,10 +514,20 @@ def stopped_after(other: Path, home: Path, storage: str) -> Path:
     return next(folder for folder in (home / "runs").iterdir() if folder != other)
 
 
+class Inline(Executor):
+    """A thread that has done everything at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done = Future[Any]()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 def test_the_hold_is_checked_at_most_once_a_second_after_examples(home: Path, storage: str) -> None:
     folder, now = RunFolder.open(stopped(home, storage)), [0.0]
     with open_store(storage) as (store, engine):
-        hold, example = Hold(folder, store, "me", clock=lambda: now[0]), ExampleDone(ExampleResult("1", 1.0))
+        hold = Hold(folder, store, "me", clock=lambda: now[0], thread=Inline())
+        example = ExampleDone(ExampleResult("1", 1.0))
         with engine.begin() as connection:
             connection.execute(stored_runs.update().values(member="me"))
         hold(example)

@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.commands.job_status import Drift, JobDetails, JobHistory, JobLine, JobList, PastRun
-from agentopt.cli.output import INTERRUPTED, ignore_interrupted_tasks, print_json, print_plain, stderr_console
+from agentopt.cli.interrupts import INTERRUPTED, second_interrupt_ends
+from agentopt.cli.output import ignore_interrupted_tasks, print_json, print_plain, stderr_console
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
@@ -266,12 +267,12 @@ def run_now(name: str, store: str | None, console: Console, *, as_json: bool = F
     with printed, _opened(store) as jobs, as_owner(jobs, data_folder(), time.time, log=log) as worker:
         jobs.job(name)
         ignore_interrupted_tasks()
+        stopped = f"stopped; `agentopt jobs run-now {name}` resumes it, and so does `agentopt jobs start`"
         try:
-            run = asyncio.run(worker.work(worker.claim_now(name)))
+            with second_interrupt_ends(lambda: stopped):
+                run = asyncio.run(worker.work(worker.claim_now(name)))
         except KeyboardInterrupt:
-            print_plain(
-                console, f"stopped; `agentopt jobs run-now {name}` resumes it, and so does `agentopt jobs start`"
-            )
+            print_plain(console, stopped)
             sys.exit(INTERRUPTED)
     _show_outcome(run, console, as_json)
     if run.alarm or run.state in ("failed", "undecided"):

@@ -19,8 +19,8 @@ from rich.table import Table
 from agentopt.api import LoadedTask, aoptimize, load
 from agentopt.cli.commands.report import leave_report
 from agentopt.cli.estimates import PARTS, estimates
+from agentopt.cli.interrupts import INTERRUPTED, second_interrupt_ends
 from agentopt.cli.output import (
-    INTERRUPTED,
     exit_with,
     ignore_interrupted_tasks,
     notes_console,
@@ -32,7 +32,7 @@ from agentopt.cli.run_names import run_path
 from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
 from agentopt.core.errors import ConfigError, UserError
-from agentopt.core.events import Event, RunStarted
+from agentopt.core.events import Event, NotStored, RunStarted
 from agentopt.core.message_text import counted
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
@@ -140,26 +140,32 @@ def _optimize(
 ) -> None:
     task, config, opened = _what_to_run(task, settings, resume)
     run = [opened] if opened else []
-    progress = stderr_console()
+    progress, lost = stderr_console(), list[NotStored]()
     ignore_interrupted_tasks()
+
+    def stopped(*, is_whole: bool) -> str:
+        kept = "every answer received is cached" if is_whole else "answers that were stored are not paid again"
+        return f"stopped; {kept}. Resume with:\n  {run[0].resuming if run else 'run the command again'}"
+
     with ProgressBar(progress) as view:
         try:
             loaded = load(task, config)
-            with _live_page(live, settings, view) as page:
+            with second_interrupt_ends(lambda: stopped(is_whole=False)), _live_page(live, settings, view) as page:
 
                 def observe(event: Event) -> None:
                     if isinstance(event, RunStarted):
                         run[:] = run or [RunFolder.open(event.folder)]
                         if page:
                             page.run = event.folder
+                    elif isinstance(event, NotStored):
+                        lost.append(event)
                     view(event)
                     for tracker in trackers:
                         tracker(event)
 
                 result = asyncio.run(aoptimize(loaded, config, resume=opened, callbacks=[observe]))
         except KeyboardInterrupt:
-            how = run[0].resuming if run else "run the command again"
-            print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
+            print_plain(progress, stopped(is_whole=not lost))
             sys.exit(INTERRUPTED)
     if as_json:
         print_json(result)

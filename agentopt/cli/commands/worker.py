@@ -9,6 +9,7 @@ from contextlib import suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.api import aoptimize
+from agentopt.cli.interrupts import second_interrupt_ends
 from agentopt.cli.output import ignore_interrupted_tasks
 from agentopt.core.database import check_names_file
 from agentopt.core.errors import AgentoptError, ConfigError
@@ -36,7 +37,7 @@ def run_worker(storage: str, run: str | None) -> None:
     open_journal(storage).close()  # reports what is wrong with it
     ignore_interrupted_tasks()
     try:
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), second_interrupt_ends(lambda: "stopped at once"):
             asyncio.run(_work(storage, run))
     except SQLAlchemyError as error:
         rule = f"the storage cannot be used: {str(error).partition(chr(10))[0]}"

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import Unit
-from agentopt.core.database import Condition, create_tables, insert, transact
+from agentopt.core.database import Condition, create_tables, insert, read, transact
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.records import ExampleResult, Split
 from agentopt.models.journal import IN_FLIGHT
@@ -227,9 +227,8 @@ class ChunkStore:
         """
         c = chunks.c
         query = sa.select(c.number, c.state, c.member, c.calls, c.failure)
-        with self._engine.connect() as connection:
-            live = self._lease.live(connection)
-            rows = connection.execute(query.where(c.run == run, c.number.in_(list(numbers)))).fetchall()
+        query = query.where(c.run == run, c.number.in_(list(numbers)))
+        live, rows = read(self._engine, lambda c: (self._lease.live(c), c.execute(query).fetchall()))
         return {row.number: ChunkState(row.state, row.member in live, row.calls, row.failure) for row in rows}
 
     def results(self, run: str, evaluation: str, known: Iterable[str] = ()) -> dict[str, ExampleResult]:
@@ -242,13 +241,16 @@ class ChunkStore:
         """
         c, known = results.c, set(known)
         of_evaluation = (c.run == run, c.evaluation == evaluation)
-        with self._engine.connect() as connection:
+
+        def work(connection: sa.Connection) -> dict[str, ExampleResult]:
             ids = set(connection.execute(sa.select(c.example).where(*of_evaluation)).scalars()) - known
             found: dict[str, ExampleResult] = {}
             for part in _parts(sorted(ids)):
                 rows = connection.execute(sa.select(c.example, c.result).where(*of_evaluation, c.example.in_(part)))
                 found.update({row.example: _results.validate_json(row.result) for row in rows})
-        return found
+            return found
+
+        return read(self._engine, work)
 
     def forget(self, run: str, evaluation: str, ids: Iterable[str]) -> None:
         """Remove results, so that their examples are run again.
@@ -272,17 +274,14 @@ class ChunkStore:
         Args:
             run: The run.
         """
-        with self._engine.connect() as connection:
-            found: dict[str, Any] = json.loads(
-                connection.execute(sa.select(runs.c.job).where(runs.c.run == run)).scalar_one()
-            )
+        query = sa.select(runs.c.job).where(runs.c.run == run)
+        found: dict[str, Any] = json.loads(read(self._engine, lambda c: c.execute(query).scalar_one()))
         return found
 
     def waiting_runs(self) -> list[str]:
         """Return the runs that have a coordinator."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(runs.c.run, runs.c.coordinator).order_by(runs.c.run)).fetchall()
-            live = self._lease.live(connection)
+        query = sa.select(runs.c.run, runs.c.coordinator).order_by(runs.c.run)
+        rows, live = read(self._engine, lambda c: (c.execute(query).fetchall(), self._lease.live(c)))
         return [row.run for row in rows if row.coordinator in live]
 
     def in_flight(self, run: str) -> int:
@@ -291,10 +290,13 @@ class ChunkStore:
         Args:
             run: The run.
         """
-        c = ledger.c
-        with self._engine.connect() as connection:
+        c, count = ledger.c, sa.select(sa.func.count()).select_from(ledger)
+
+        def work(connection: sa.Connection) -> int:
             is_open = sa.and_(c.run == run, c.outcome == IN_FLIGHT, c.session.in_(self._lease.live(connection)))
-            return int(connection.execute(sa.select(sa.func.count()).select_from(ledger).where(is_open)).scalar_one())
+            return int(connection.execute(count.where(is_open)).scalar_one())
+
+        return read(self._engine, work)
 
     def epoch(self, run: str) -> int | None:
         """Return the epoch of a run; None if it has no coordinator.
@@ -302,10 +304,13 @@ class ChunkStore:
         Args:
             run: The run.
         """
-        with self._engine.connect() as connection:
-            query = sa.select(runs.c.coordinator, runs.c.epoch).where(runs.c.run == run)
+        query = sa.select(runs.c.coordinator, runs.c.epoch).where(runs.c.run == run)
+
+        def work(connection: sa.Connection) -> int | None:
             row = connection.execute(query).one_or_none()
             return int(row.epoch) if row and row.coordinator in self._lease.live(connection) else None
+
+        return read(self._engine, work)
 
     def claim(self, run: str) -> Chunk | None:
         """Claim the first chunk of a run that no live worker has; None if there is none.

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agentopt.core.database import open_engine
-from agentopt.core.errors import CallsFailError, ConfigError
+from agentopt.core.errors import CallsFailError, ConfigError, JournalError
 from agentopt.core.events import Observer, Stopping
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
@@ -242,13 +242,20 @@ async def _end(placement: Placement, store: ChunkStore, session: Session, observ
     placement.interrupt()
     current = asyncio.current_task()
     try:
-        retiring = asyncio.create_task(patiently(store.retire, session.run))
-        if current and current.cancelling() and (calls := store.in_flight(session.run)):
-            observer(Stopping(calls))
+        retiring = asyncio.create_task(_retire(store, session.run))
+        if current and current.cancelling():
+            with suppress(JournalError):  # it is only reported
+                if calls := await patiently(store.in_flight, session.run):
+                    observer(Stopping(calls))
         await placement.ended()
         await retiring
     finally:
         placement.kill()
+
+
+async def _retire(store: ChunkStore, run: str) -> None:
+    with suppress(JournalError):  # the lease of this process ends by itself
+        await patiently(store.retire, run)
 
 
 PLACEMENTS: dict[str, Callable[[Path | str, str, int, float], Placement]] = {"processes": ProcessPlacement}

@@ -24,6 +24,7 @@ from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.lease import Lease
 from agentopt.models.session import Session, open_session
 from agentopt.runs.config import Config
+from agentopt.runs.ending import ending_once
 from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import fingerprint
 from agentopt.runs.workers.chunks import Chunk, ChunkStore
@@ -71,8 +72,13 @@ async def work(
     Raises:
         UserError: The task of `run` cannot be loaded.
     """
+    async with ending_once(lambda event: log(event.message)):
+        await _work(place, run, _News(log), idle_seconds)
+
+
+async def _work(place: Path | str, run: str | None, news: _News, idle_seconds: float) -> None:
     engine = open_engine(place)
-    store, news = ChunkStore(engine, Lease(engine, uuid.uuid4().hex)), _News(log)
+    store = ChunkStore(engine, Lease(engine, uuid.uuid4().hex))
     try:
         while True:
             waiting = await patiently(store.waiting_runs)
