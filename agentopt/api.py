@@ -241,7 +241,7 @@ async def adiagnose(
     subtasks = pilot_subtasks(loaded, config, subtask, chosen)
     caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
     models = provider or model_router(specs, observe, required_models(loaded))
-    async with open_session(
+    opening = open_session(
         specs,
         run,
         caps=caps,
@@ -249,7 +249,8 @@ async def adiagnose(
         journal=config.journal,
         provider=models,
         observer=observe,
-    ) as session:
+    )
+    async with ending_once(observe), opening as session:
         evaluator = open_evaluator(loaded, config, session)
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from agentopt.core.plain_text import visible
 
@@ -17,19 +18,22 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 AT_ONCE_SECONDS = 3.0
 """Seconds in which a command may end its processes after the second Ctrl-C; after a third one it does not wait."""
+SHOW_CURSOR = "\x1b[?25h"
+"""What lets a terminal show the cursor, which a progress bar hides."""
 
 
 @contextmanager
-def second_interrupt_ends(message: Callable[[], str]) -> Iterator[None]:
+def second_interrupt_ends(message: Callable[[], str], *, seconds: float = AT_ONCE_SECONDS) -> Iterator[None]:
     """Let a second Ctrl-C end the process, from the block on: threads that wait for a database would keep it alive.
 
     Args:
         message: Returns what is printed if the block has not ended by itself.
+        seconds: How long the process may take to end after the second Ctrl-C; it has none after the third.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    watch = _Watch(message)
+    watch = _Watch(message, seconds)
     try:
         yield
     except KeyboardInterrupt:
@@ -47,10 +51,11 @@ class _Watch:
 
     Args:
         message: As for `second_interrupt_ends`.
+        seconds: As for `second_interrupt_ends`.
     """
 
-    def __init__(self, message: Callable[[], str]) -> None:
-        self._message, self.has_message = message, True
+    def __init__(self, message: Callable[[], str], seconds: float) -> None:
+        self._message, self._seconds, self.has_message = message, seconds, True
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -72,10 +77,22 @@ class _Watch:
                     return
                 seen += received.count(signal.SIGINT)
             if seen == 2 and deadline == float("inf"):
-                deadline = time.monotonic() + AT_ONCE_SECONDS
-                self._reader.settimeout(AT_ONCE_SECONDS)
+                deadline = time.monotonic() + self._seconds
+                self._reader.settimeout(self._seconds)
+        if sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)
         if self.has_message:
             print(visible(self._message()), file=sys.stderr)  # noqa: T201 - the last words of the command
         with suppress(OSError, ValueError):
             sys.stdout.flush()
+        _kill_children()
         os._exit(INTERRUPTED)
+
+
+def _kill_children() -> None:
+    """Kill what this process started and would wait for, such as workers; on Linux, where the system lists it."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            for child in children.read_text().split():
+                with suppress(OSError):
+                    os.kill(int(child), signal.SIGKILL)

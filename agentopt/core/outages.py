@@ -223,8 +223,10 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same transaction may succeed later: after a deadlock, a lost connection or a restart.
 
     Args:
-        error: SQLAlchemy's, or a driver's.
+        error: SQLAlchemy's, a driver's, or that of the lock of a file.
     """
+    if isinstance(error, TimeoutError):
+        return True
     if isinstance(error, sa.exc.DBAPIError):
         return error.connection_invalidated or (error.orig is not None and is_passing(error.orig))
     if isinstance(error, sqlite3.Error):

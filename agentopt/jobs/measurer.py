@@ -16,6 +16,7 @@ from agentopt.core.task import Task
 from agentopt.jobs.snapshot import Snapshot
 from agentopt.models.base import ChatModel
 from agentopt.models.session import Session, open_session
+from agentopt.runs.ending import ending_once
 from agentopt.runs.evaluators import open_evaluator, unit_of_run
 
 
@@ -84,7 +85,6 @@ async def open_measurer(
         observer: Receives the events of the session.
     """
     journal = snapshot.config.journal
-    async with open_session(
-        snapshot.specs, ledger, caps=caps, journal=journal, provider=provider, observer=observer
-    ) as session:
+    opening = open_session(snapshot.specs, ledger, caps=caps, journal=journal, provider=provider, observer=observer)
+    async with ending_once(observer), opening as session:
         yield Measurer(snapshot, session)

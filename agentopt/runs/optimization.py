@@ -132,7 +132,8 @@ class Optimization:
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         direct = open_evaluator(self.task, self.config, self.session)
         prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run)
-        store = TrialStore(self.run.trials, space, self.hold.condition)
+        # In a thread: another process may have a lock, and Ctrl-C must have an effect meanwhile.
+        store = await asyncio.to_thread(TrialStore, self.run.trials, space, self.hold.condition)
         if store.trials:
             self.observer(Note(f"resumed: {counted(len(store.trials), 'trial')} of earlier sessions kept"))
         examples = {split: len(rows) for split, rows in self.task.splits.items()}

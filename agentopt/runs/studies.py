@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from agentopt.core.database import Condition, lock_schema, names_in, open_engine, sqlite_url, transact
-from agentopt.core.errors import ConfigError
+from agentopt.core.database import Condition, lock_schema, names_in, open_engine, outage_of, sqlite_url, transact
+from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.files import private_folder, write_atomically
+from agentopt.core.outages import WAIT_SECONDS
 from agentopt.runs.folder import StudyPlace
 
 if TYPE_CHECKING:
@@ -299,9 +300,20 @@ def _shared(place: Path | str) -> optuna.storages.RDBStorage:
 
 @contextmanager
 def _one_at_a_time(engine: sa.Engine) -> Iterator[None]:
-    """Let one process at a time create tables through another connection."""
+    """Let one process at a time create tables through another connection.
+
+    Raises:
+        JournalError: Another process does so for `WAIT_SECONDS`: it may be suspended.
+    """
     if engine.dialect.name == "sqlite":
-        with FileLock(f"{engine.url.database}.lock"):
+        lock = FileLock(f"{engine.url.database}.lock", timeout=0)
+        try:
+            held = outage_of(engine).repeat(lock.acquire)
+        except Timeout as error:
+            rule = f"the tables of the storage are locked by another process for more than {WAIT_SECONDS} s"
+            remedy = "end that process, or continue it if it is suspended"
+            raise JournalError(f"{rule}: {lock.lock_file}\n  remedy: {remedy}") from error
+        with held:
             yield
         return
     with engine.begin() as connection:

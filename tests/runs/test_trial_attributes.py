@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
 from agentopt.core.database import open_engine
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import ConfigError, JournalError
+from agentopt.core.outages import TIDY_SECONDS, WAIT_SECONDS, Patience
 from agentopt.core.records import EarlyStop, Evaluation, ExampleResult, Failure, SubtaskUse, Trial
 from agentopt.runs.folder import StudyPlace
 from agentopt.runs.studies import add_trial, open_study
@@ -122,6 +125,47 @@ def test_a_second_study_of_a_process_is_a_file_of_its_own_in_wal_mode(tmp_path: 
     assert Path(other.database).read_bytes()[18:20] == b"\2\2", "the versions of a file in WAL mode"
     filled(one)
     assert TrialStore(other, SPACE).trials == []
+
+
+class Waiter:
+    """A clock that only waits move, and what happens at a time."""
+
+    def __init__(self, at: float = float("inf"), event: Callable[[], object] = lambda: None) -> None:
+        self.now, self._at, self._event = 0.0, at, event
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= self._at:
+            self._event()
+
+    def patience(self, *, is_ending: bool = False) -> Patience:
+        return Patience(lambda: is_ending, clock=lambda: self.now, sleep=self.sleep)
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[FileLock]:
+    """The lock under which another process creates the tables of `storage.db`."""
+    with FileLock(tmp_path / "storage.db.lock") as lock:
+        yield lock
+
+
+@pytest.mark.parametrize(("is_ending", "seconds"), [(False, WAIT_SECONDS), (True, TIDY_SECONDS)])
+def test_tables_that_another_process_creates_are_waited_for_until_the_limit(
+    tmp_path: Path, locked: FileLock, is_ending: bool, seconds: float
+) -> None:
+    waiter = Waiter()
+    message = r"tables of the storage are locked.*for more than 60 s: .*storage\.db\.lock\n  remedy: end that process"
+    with waiter.patience(is_ending=is_ending).applied(), pytest.raises(JournalError, match=message):
+        open_study(StudyPlace(tmp_path / "storage.db", "run"))
+    assert seconds <= waiter.now <= seconds + 2
+
+
+def test_a_study_is_opened_once_another_process_has_created_the_tables(tmp_path: Path, locked: FileLock) -> None:
+    waiter = Waiter(WAIT_SECONDS / 2, locked.release)
+    with waiter.patience().applied():
+        assert not open_study(StudyPlace(tmp_path / "storage.db", "run")).get_trials()
+    assert waiter.now >= WAIT_SECONDS / 2
+    assert not FileLock(tmp_path / "storage.db.lock", timeout=0).acquire().lock.release()
 
 
 def test_results_are_parsed_when_they_are_needed_and_a_damaged_one_is_one_message(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from agentopt.models.session import open_session, spend_reported
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval
 from agentopt.runs.config import Config
+from agentopt.runs.ending import ending_once
 from agentopt.runs.judge_check import JudgeReport, Spread, check_judge, labels_of_split, task_judge
 from agentopt.taskfile.labels import Label, read_labels
 
@@ -89,7 +90,7 @@ async def _check(
         opening = open_session(
             specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
         )
-        async with spend_reported(opening, observe) as session:
+        async with ending_once(observe), spend_reported(opening, observe) as session:
             return await check_judge(
                 task, chosen, split, labels, config, session, repeats=repeats, on_result=count_result
             )

@@ -18,6 +18,7 @@ from agentopt.core.files import check_writable
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.runs.config import Config, load_config
+from agentopt.runs.ending import ending_once
 from agentopt.search.recorded_landscape import Landscape, record
 
 
@@ -74,5 +75,6 @@ async def _record(
             rule = f"demonstrations are not recorded, so candidates with {left_out} of them are left out"
             observer(Note(f"subtask {subtask.name}: {rule}; `agentopt optimize` tries them"))
     caps, journal = config.budget.caps(), config.journal
-    async with open_session(specs, run, caps=caps, journal=journal, observer=observer) as session:
+    opening = open_session(specs, run, caps=caps, journal=journal, observer=observer)
+    async with ending_once(observer), opening as session:
         return await record(loaded, session, seed=config.response_seed, on_candidate=on_candidate)
