@@ -84,7 +84,8 @@ class Patience:
     @property
     def losses(self) -> str | None:
         """What could not be stored, in a sentence; None if everything was."""
-        responses = f"{counted(self.lost_responses, 'response')} that were paid for"
+        verb = "was" if self.lost_responses == 1 else "were"
+        responses = f"{counted(self.lost_responses, 'response')} that {verb} paid for"
         parts = {
             RESPONSES: f"{responses} (their calls count at their worst case, and are made again)",
             RUN_FILES: "the files of the run that changed (they are in its folder)",

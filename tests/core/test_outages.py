@@ -142,6 +142,12 @@ def test_what_is_lost_is_reported_once_with_what_follows() -> None:
     )
 
 
+def test_one_response_is_one() -> None:
+    patience = Patience()
+    patience.lose("responses")
+    assert "1 response that was paid for" in str(patience.losses)
+
+
 def test_databases_share_the_wait_of_the_run_that_opens_them() -> None:
     patience = Patience()
     with patience.applied():

@@ -21,6 +21,7 @@ from typing import Any
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import UserError
 from agentopt.core.files import other_than_file
+from agentopt.core.outages import Patience
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.serve.access import Access, is_loopback
 from agentopt.deploy.serve.app import Application
@@ -88,10 +89,13 @@ async def serve(
         )
     check_limits(settings.limits)
     access, tls = Access.by_file(settings.key_file, settings.key), _tls(settings.tls)
-    with _listening(settings.host, settings.port) as listener:
+    stopping = asyncio.Event()
+    patience = Patience(stopping.is_set)
+    with _listening(settings.host, settings.port) as listener, _losses_logged(patience):
         async with _application(deployment, settings, access, provider) as application:
 
             def drain() -> None:
+                stopping.set()
                 application.is_draining = True
 
             server = WebServer(
@@ -99,6 +103,15 @@ async def serve(
             )
             on_start(_base_url(settings, listener))
             await _run(server, listener, stop)
+
+
+@contextmanager
+def _losses_logged(patience: Patience) -> Iterator[None]:
+    """Use the patience in the block, and log what could not be stored for an outage of the journal's database."""
+    with patience.applied():
+        yield
+    if losses := patience.losses:
+        logging.getLogger(__name__).warning("%s", losses)
 
 
 @asynccontextmanager
