@@ -23,7 +23,8 @@ ConfigOption = Annotated[
 
 def quickstart(
     hosted: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Run on this hosted model: PROVIDER/MODEL or a catalogue name.")
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Run on this hosted model: PROVIDER/MODEL or a catalogue name. Repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the worst-case cost without calling a model.")
@@ -31,10 +32,10 @@ def quickstart(
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Optimise the installed example task, on two small local models or on a hosted one."""
+    """Optimise the installed example task, on two small local models or on hosted ones."""
     from agentopt.cli.commands.quickstart import run_quickstart
 
-    run_quickstart(hosted, config or [], dry_run, stdout_console(), as_json=json)
+    run_quickstart(hosted or [], config or [], dry_run, stdout_console(), as_json=json)
 
 
 def doctor(

@@ -17,6 +17,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from agentopt.core.errors import CatalogError
+from agentopt.core.extras import install_command
+
 PROMPT_CACHE_MIB = 128
 """Memory for the cached state of prompts without a slot; llama.cpp's default is 8 GiB."""
 
@@ -24,6 +27,17 @@ PROMPT_CACHE_MIB = 128
 def is_installed() -> bool:
     """Whether the engine's library is installed."""
     return importlib.util.find_spec("xllamacpp") is not None
+
+
+def check_installed(model: str) -> None:
+    """Raise `CatalogError` unless the engine's library is installed.
+
+    Args:
+        model: Catalogue name of the model that needs it.
+    """
+    if not is_installed():
+        rule = f"the model {model!r} needs the embedded engine, which is not installed"
+        raise CatalogError(rule, remedy=install_command("local"))
 
 
 def main() -> None:

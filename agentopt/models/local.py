@@ -20,11 +20,10 @@ import httpx
 
 from agentopt.core.errors import CatalogError, PermanentModelError, TransientModelError
 from agentopt.core.events import FileProgress
-from agentopt.core.extras import install_command
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.compute_slot import ComputeSlot, shared_slot
-from agentopt.models.engine import is_installed, physical_cores
+from agentopt.models.engine import check_installed, physical_cores
 from agentopt.models.hosted import HostedModel
 from agentopt.models.weight_files import fetch
 
@@ -175,11 +174,7 @@ class EngineProcess:
     """
 
     def __init__(self, weights: Path, spec: ModelSpec) -> None:
-        if not is_installed():
-            raise CatalogError(
-                f"the model {spec.name!r} needs the embedded engine, which is not installed",
-                remedy=install_command("local"),
-            )
+        check_installed(spec.name)
         self.api_key = secrets.token_urlsafe(32)
         self._name = spec.name
         settings = {

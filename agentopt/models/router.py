@@ -9,6 +9,7 @@ from agentopt.core.events import FileProgress
 from agentopt.models.api_keys import key_of
 from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.engine import check_installed
 
 Connect = Callable[[ModelSpec], ChatModel]
 
@@ -41,7 +42,8 @@ class ModelRouter:
         optional: Names of models that the run can do without: their keys are checked on their first call.
 
     Raises:
-        CatalogError: The environment variable of some model's API key is not set. Checked here, before any spending.
+        CatalogError: The environment variable of some model's API key is not set, or the engine of a local model is not
+            installed. Checked here, before any spending.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class ModelRouter:
         for name, spec in specs.items():
             if name not in optional:
                 key_of(spec)
+                if spec.weights:
+                    check_installed(name)  # before the file is downloaded
         self._specs, self._connect = specs, connect
         self._models: dict[str, ChatModel] = {}
         self._unloaded = [spec for name, spec in specs.items() if name not in optional]

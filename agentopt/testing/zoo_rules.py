@@ -159,4 +159,5 @@ def error_body(family: Family, refused: Refused) -> Any:
             return {"object": "error", "message": {"detail": detail}, "type": "invalid_request_error", "code": None}
         case _:
             kind = "invalid_request_error"
-            return {"error": {"message": message, "type": kind, "param": parameter, "code": "unsupported_parameter"}}
+            code = "invalid_api_key" if status == 401 else "unsupported_parameter"
+            return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}

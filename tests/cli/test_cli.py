@@ -698,6 +698,7 @@ def test_checking_an_unreachable_model_exits_with_1_and_the_reason(
     outcome = agentopt("models", "check", "small", *place.settings)
     assert outcome.code == 1
     assert "no connection" in outcome.err
+    assert outcome.err.endswith("\n  remedy: try again later; if the address or the network is wrong, correct it\n")
     assert "Traceback" not in outcome.err
 
 

@@ -18,6 +18,7 @@ from agentopt.api import optimize
 from agentopt.cli.commands.doctor import Check, engine_check, sandbox_check
 from agentopt.cli.commands.init import LOCAL
 from agentopt.core.extras import install_command
+from agentopt.models import engine
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
 from agentopt.models.scripted import ScriptedModel
@@ -88,6 +89,16 @@ def test_the_quickstart_estimates_what_the_first_block_of_the_readme_runs(place:
     assert sorted(path.name for path in place.iterdir()) == []
 
 
+def test_the_quickstart_without_its_engine_downloads_nothing(
+    place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "is_installed", lambda: False)
+    code, printed, errors = console_script("quickstart")
+    assert (code, printed) == (2, "")
+    assert f"needs the embedded engine, which is not installed\n  remedy: {install_command('local')}\n" in errors
+    assert list(place.iterdir()) == []
+
+
 def test_the_hosted_quickstart_takes_a_model_of_the_catalogue(
     place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,11 +116,18 @@ def test_the_hosted_quickstart_takes_a_model_of_the_catalogue(
     others.unlink()
     assert list(place.iterdir()) == []
     console_script("models", "add", "openai/gpt-5-mini")
-    for name in ("openai/gpt-5-mini", "gpt-5-mini"):
+    for name, note in (
+        ("openai/gpt-5-mini", "gpt-5-mini is in the catalogue: https://api.openai.com/v1\n"),
+        ("gpt-5-mini", ""),
+    ):
         code, printed, errors = console_script("quickstart", "--hosted", name, "--dry-run")
-        assert (code, errors) == (0, "")
-        estimates.append(printed)
+        assert (code, errors, printed[: len(note)]) == (0, "", note)
+        estimates.append(printed[len(note) :])
     assert len(set(estimates)) == 1, "the entry of a dry run is the one that is added"
+    both = console_script("quickstart", "--hosted", "openai/gpt-5-nano", "--hosted", "gpt-5-mini", "--dry-run")
+    assert both[0] == 0
+    assert "of find: gpt-5-nano x1 " in both[1]
+    assert ", gpt-5-mini x1 " in both[1]
 
 
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
@@ -224,10 +242,18 @@ def doctors(console_script: Command, *options: str) -> dict[str, tuple[str, str]
     ("variable", "set_keys", "expected"),
     [
         (None, {}, ("ok", "no API key variable is set")),
-        ("MY_KEY", {}, ("missing", "no API key variable is set; models of the catalogue need MY_KEY")),
-        ("MY_KEY", {"OPENAI_API_KEY": "k"}, ("missing", "OPENAI_API_KEY; models of the catalogue need MY_KEY")),
-        ("MY_KEY", {"MY_KEY": "k"}, ("ok", "MY_KEY")),
-        (None, {"OPENAI_API_KEY": "k"}, ("ok", "OPENAI_API_KEY")),
+        (
+            "MY_KEY",
+            {},
+            ("missing", "not set, but needed by models of the catalogue: MY_KEY; no API key variable is set"),
+        ),
+        (
+            "MY_KEY",
+            {"OPENAI_API_KEY": "k"},
+            ("missing", "not set, but needed by models of the catalogue: MY_KEY; set: OPENAI_API_KEY"),
+        ),
+        ("MY_KEY", {"MY_KEY": "k"}, ("ok", "set: MY_KEY")),
+        (None, {"OPENAI_API_KEY": "k"}, ("ok", "set: OPENAI_API_KEY")),
     ],
 )
 def test_a_key_is_missing_only_if_a_model_needs_it(

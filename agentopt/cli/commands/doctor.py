@@ -147,9 +147,10 @@ def _keys(of_models: Mapping[str, str | None], environ: Mapping[str, str]) -> It
     needed = set(filter(None, of_models.values()))
     variables = {*needed, *(p.api_key_env for p in PROVIDERS.values() if p.api_key_env)}
     found = sorted(variable for variable in variables if environ.get(variable))
-    unset = f"; models of the catalogue need {', '.join(absent)}" if (absent := sorted(needed - set(found))) else ""
-    detail = ", ".join(found) or "no API key variable is set"
-    yield Check("keys", "missing" if absent else "ok", f"{detail}{unset}")
+    absent = sorted(needed - set(found))
+    unset = [f"not set, but needed by models of the catalogue: {', '.join(absent)}"] if absent else []
+    detail = f"set: {', '.join(found)}" if found else "no API key variable is set"
+    yield Check("keys", "missing" if absent else "ok", "; ".join([*unset, detail]))
 
 
 def _loopback(catalog: Catalog) -> list[str]:

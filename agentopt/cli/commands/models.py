@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.cli.output import notes_console, print_json, print_plain
+from agentopt.core.errors import TransientModelError
 from agentopt.core.events import Event, ModelNotice
 from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_text import to_yaml
@@ -293,7 +294,11 @@ async def _check(spec: ModelSpec, config: Config, console: Console, as_json: boo
         provider=provider,
         observer=lambda event: None if _is_end(event) else print_plain(notes, event.message),
     ) as session:
-        await session.model.generate(check_request(spec.name))
+        try:
+            await session.model.generate(check_request(spec.name))
+        except TransientModelError as error:
+            error.add_note("  remedy: try again later; if the address or the network is wrong, correct it")
+            raise
         answered = provider.last
         if not as_json:
             _print_response(spec, answered, console)

@@ -20,20 +20,21 @@ from agentopt.runs.config import load_config
 
 
 def run_quickstart(
-    hosted: str | None, settings: Sequence[str], dry_run: bool, console: Console, *, as_json: bool = False
+    hosted: Sequence[str], settings: Sequence[str], dry_run: bool, console: Console, *, as_json: bool = False
 ) -> None:
     """Optimise the quickstart task, or estimate its cost.
 
     A hosted model that is not in the catalogue is added to the user's; a dry run reads it from the bundled table.
     """
     (task, configs), notes = _shipped(), notes_console(console, as_json=as_json)
-    if hosted is None:
+    if not hosted:
         chosen = [str(configs / "quickstart.yaml"), *settings]
     else:
-        name, entry = _catalogue_name(hosted, settings, dry_run, notes)
-        models = [f"task.subtasks.{subtask}.models={json.dumps([name])}" for subtask in ("find", "answer")]
+        named = [_catalogue_name(one, settings, dry_run, notes) for one in hosted]
+        names = json.dumps(list(dict.fromkeys(name for name, _ in named)))
+        models = [f"task.subtasks.{subtask}.models={names}" for subtask in ("find", "answer")]
         chosen = [str(configs / "quickstart-hosted.yaml"), *models, *settings]
-        chosen += [_with_entry(chosen, entry)] if entry else []
+        chosen += [_with_entries(chosen, new)] if (new := [entry for _, entry in named if entry]) else []
     if dry_run:
         estimate_run(task, chosen, console, as_json=as_json)
     else:
@@ -59,6 +60,8 @@ def _catalogue_name(
     """The name of a hosted model, which is added to the user's catalogue if necessary; in a dry run, its entry."""
     catalog = Catalog.load(*load_config(settings).models)
     if known := next((name for name in (hosted, name_of(hosted)) if name in catalog), None):
+        if known != hosted:  # the entry may have another endpoint than the provider's
+            print_plain(notes, f"{known} is in the catalogue: {catalog[known].litellm or catalog[known].base_url}")
         return known, None
     if dry_run:
         entry, name = entry_for(hosted)[0], name_of(hosted)
@@ -69,8 +72,8 @@ def _catalogue_name(
     return added.name, None
 
 
-def _with_entry(settings: Sequence[str], entry: Mapping[str, Any]) -> str:
-    """The setting that adds a catalogue entry to those of the settings."""
+def _with_entries(settings: Sequence[str], new: Sequence[Mapping[str, Any]]) -> str:
+    """The setting that adds catalogue entries to those of the settings."""
     given = load_config(settings).models
     entries = [one.model_dump(exclude_unset=True) if isinstance(one, ModelSpec) else str(one) for one in given]
-    return f"models={json.dumps([*entries, entry])}"
+    return f"models={json.dumps([*entries, *new])}"
