@@ -14,11 +14,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import CatalogError
 from agentopt.core.extras import install_command
+from agentopt.core.message_text import in_words
 
 PROMPT_CACHE_MIB = 128
 """Memory for the cached state of prompts without a slot; llama.cpp's default is 8 GiB."""
@@ -38,6 +40,18 @@ def check_installed(model: str) -> None:
     if not is_installed():
         rule = f"the model {model!r} needs the embedded engine, which is not installed"
         raise CatalogError(rule, remedy=install_command("local"))
+
+
+def missing_note(models: Iterable[str]) -> str | None:
+    """Return that the engine's library is not installed; None if it is, or no model needs it.
+
+    Args:
+        models: Catalogue names of the local models.
+    """
+    if is_installed() or not (named := list(models)):
+        return None
+    need = "needs" if len(named) == 1 else "need"
+    return f"{in_words(named)} {need} an engine that is not installed: {install_command('local')}"
 
 
 def main() -> None:

@@ -198,15 +198,19 @@ def test_a_run_is_compared_with_its_baseline_without_a_call(
     )
     assert agentopt("gate", str(run), "--max-cost-ratio", "1", *SETTINGS)[0] == 1
     assert "measured on the test split, candidate: " in out
-    *lines, rows = agentopt("gate", run.name, "--rows-needed", *SETTINGS)[1].splitlines()
+    *lines, rows, if_real = agentopt("gate", run.name, "--rows-needed", *SETTINGS)[1].splitlines()
     assert (lines, rows.startswith("rows needed: ")) == (out.splitlines(), True), "one source with every option"
+    measured = re.fullmatch(r"rows needed: (\d+), if the measured (\+0\.\d+) is the true difference", if_real)
+    assert measured, if_real
+    assert int(measured[1]) < 40, "the 40 rows of the test showed it"
+    assert float(measured[2]) == pytest.approx(best.against_baseline.difference.mean, abs=5e-4)
     assert calls(place) == spent
 
     (run / "record.jsonl").unlink()  # as version 0.1.0 leaves a run
     without = agentopt("gate", str(run), *SETTINGS)[1]
     assert "measured on the validation split, candidate: " in without
     assert "USD per example, on the validation split" in without
-    assert agentopt("gate", str(run), "--rows-needed", *SETTINGS)[1].splitlines()[-1] == rows
+    assert agentopt("gate", str(run), "--rows-needed", *SETTINGS)[1].splitlines()[-2:] == [rows, if_real]
     assert calls(place) == spent
 
 

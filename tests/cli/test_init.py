@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agentopt.cli.commands import init
 from agentopt.core.extras import install_command
+from agentopt.models import engine
 from agentopt.taskfile.loading import load_task
 from agentopt.taskfile.profile import profile_of
 
@@ -88,12 +88,17 @@ def test_a_dry_run_accepts_a_new_task_without_data(place: Path, console_script: 
 def test_local_models_without_their_engine_are_noted(
     place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = f"Its local models need an engine that is not installed: {install_command('local')}"
-    monkeypatch.setattr(init, "is_installed", lambda: False)
+    names = "smollm2-135m and qwen2.5-coder-0.5b"
+    note = f"{names} need an engine that is not installed: {install_command('local')}"
+    monkeypatch.setattr(engine, "is_installed", lambda: False)
     assert note in console_script("init", "local")[1]
     assert note not in console_script("init", "hosted", "--models", "openai/gpt-5-mini")[1]
-    monkeypatch.setattr(init, "is_installed", lambda: True)
-    assert note not in console_script("init", "installed")[1]
+    dry = ("optimize", "local", "-c", "local/config.yaml", "--dry-run")
+    assert f"Warning: {note}" in console_script(*dry)[1]
+    assert f"Warning: {note}" in json.loads(console_script(*dry, "--json")[1])["notes"]
+    monkeypatch.setattr(engine, "is_installed", lambda: True)
+    assert "engine" not in console_script("init", "installed")[1]
+    assert "engine" not in console_script(*dry)[1]
 
 
 def test_equal_rows_give_equal_files(place: Path, console_script: Command) -> None:

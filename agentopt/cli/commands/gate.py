@@ -173,7 +173,10 @@ def _report(
 ) -> GateReport:
     """The report from the evaluations of the candidate and of the reference on the split of the options."""
     ours, theirs = evaluations
-    rows = rows_needed(*shared_scores(ours, theirs), margin=options.margin) if options.rows_needed else None
+    scores, gain = shared_scores(ours, theirs), difference.mean
+    rows = rows_needed(*scores, margin=options.margin) if options.rows_needed else None
+    if_real = rows_needed(*scores, margin=options.margin, gain=gain) if options.rows_needed and gain > 0 else None
+    of_gain = (f"rows needed: {if_real:,}, if the measured {gain:+.3f} is the true difference",) if if_real else ()
     too_few = options.rows_needed and rows is None
     return GateReport(
         str(source),
@@ -184,7 +187,7 @@ def _report(
         CostRatio.of(_costs(ours, candidate), _costs(theirs, candidate)),
         options.max_cost_ratio,
         rows,
-        (*_unscored(options, ours, theirs), *(["rows needed: a million are not enough"] if too_few else [])),
+        (*of_gain, *_unscored(options, ours, theirs), *(["rows needed: a million are not enough"] if too_few else [])),
         (ExampleCosts.of(ours), ExampleCosts.of(theirs)),
         options.split,
     )

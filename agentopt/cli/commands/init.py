@@ -17,14 +17,13 @@ from rich.console import Console
 from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import CatalogError, TaskError, UserError
-from agentopt.core.extras import install_command
 from agentopt.core.files import write_output
 from agentopt.core.message_text import in_words
 from agentopt.core.yaml_models import closest
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import BUILT_IN, Catalog, ModelSpec, read_catalog
-from agentopt.models.engine import is_installed
+from agentopt.models.engine import missing_note
 from agentopt.models.model_table import find_entry
 from agentopt.models.providers import PROVIDERS, name_of, table_name
 from agentopt.models.weight_files import bytes_to_download
@@ -220,10 +219,9 @@ def _catalogue_notes(models: Sequence[str], entries: Mapping[str, Any]) -> list[
 def _download_note(models: Sequence[str]) -> list[str]:
     known = Catalog.load()
     left = bytes_to_download(weights for name in models if name in known and (weights := known[name].weights))
+    missing = missing_note(name for name in models if name in known and known[name].weights)
     notes = [f"The first run downloads the files of its local models: {left / 1e6:,.0f} MB."] if left else []
-    if not is_installed() and any(name in known and known[name].weights for name in models):
-        notes.append(f"Its local models need an engine that is not installed: {install_command('local')}")
-    return notes
+    return [*notes, *([missing] if missing else [])]
 
 
 def _settings(folder: Path, name: str, entries: Mapping[str, Any], draft: Draft, chosen: ModelsDraft) -> dict[str, str]:

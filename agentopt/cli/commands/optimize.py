@@ -40,6 +40,7 @@ from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
 from agentopt.core.usd_text import usd_in_words
 from agentopt.models.api_keys import unset_keys
+from agentopt.models.engine import missing_note
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.printed_result import KEEP_BASELINE, print_result, resumable, unreadable, uses
 from agentopt.report.progress_bar import ProgressBar
@@ -273,6 +274,8 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     )
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
     unset = unset_keys(specs.values())
+    lacking = missing_note(name for name, spec in specs.items() if spec.weights)
+    engine = f"Warning: {lacking}" if lacking else None
     keys = [f"Warning: {name} is not set; it has the API key of {', '.join(of)}" for name, of in unset.items()]
     lengths = [
         *([_lengths_are_measured(loaded)] if measured and space.measure == "units" else []),
@@ -281,7 +284,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     columns = columns_of(loaded)
     if as_json:
         parts = {p: PartEstimate(getattr(worst, p), getattr(expected, p), times[p]) for p in PARTS}
-        notes = _warnings_first(specs, _prompt_share(worst, config), *of_caps, *of_rows, *lengths)
+        notes = _warnings_first(specs, _prompt_share(worst, config), *of_caps, engine, *of_rows, *lengths)
         missing = {name: tuple(of) for name, of in unset.items()}
         print_json(DryRun(trials, parts, worst.seconds, columns, missing, notes))
         return
@@ -289,7 +292,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     unpriced = [name for name, spec in specs.items() if not spec.is_priced]
     _show_estimate(worst, trials, found.no_pace, _prompt_share(worst, config), unpriced, console)
     _show_expected(expected, times, unpriced, console)
-    for note in _warnings_first(specs, *of_caps, *keys, *of_rows, *lengths):
+    for note in _warnings_first(specs, *of_caps, *keys, engine, *of_rows, *lengths):
         print_plain(console, note)
 
 
