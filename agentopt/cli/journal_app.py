@@ -52,12 +52,14 @@ def journal_prune(
 
 @journal_app.command("forget")
 def journal_forget(
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Catalogue name.")] = None,
-    run: Annotated[str | None, typer.Option(metavar="RUN", help="Run name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A model, as `agentopt journal list` names it.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Run name or run folder.")] = None,
     json: JsonOption = False,
     config: Settings = None,
 ) -> None:
-    """Remove the responses of one model, or those that one run paid for."""
+    """Remove the responses of one model, or all those to the requests of one run."""
     if (model is None) == (run is None):
         raise UserError("exactly one of --model and --run must be given", remedy="add one of them")
     from agentopt.cli.commands.journal import forget_responses

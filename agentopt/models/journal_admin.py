@@ -123,7 +123,9 @@ class JournalAdmin:
         return self._remove(sa.select(responses.c.key, responses.c.repeat).where(responses.c.created < before))
 
     def forget(self, *, identity: str | None = None, run: str | None = None) -> int:
-        """Remove the responses of one model, or those that one run paid for; and the parameters that it refused.
+        """Remove the responses of one model, or those to the requests of one run; and the parameters that it refused.
+
+        All responses to a request are removed, also further repeats that another run paid for.
 
         Args:
             identity: `ModelSpec.identity` of the model.
