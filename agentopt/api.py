@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, TaskError, UserError
 from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Note
@@ -50,7 +51,7 @@ from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.studies import has_study
 from agentopt.runs.trial_store import recorded_evaluations
 from agentopt.runs.workers.pool import check_engine, open_run
-from agentopt.runs.worst_case import usage_of_candidate
+from agentopt.runs.worst_case import estimate_diagnosis, usage_of_candidate
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.search.from_task import check_costs
@@ -252,7 +253,12 @@ async def adiagnose(
     )
     async with ending_once(observe), opening as session:
         evaluator = open_evaluator(loaded, config, session)
-        return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
+        try:
+            return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
+        except BudgetExceeded as error:
+            parts = (estimate_diagnosis(loaded, specs, config, chosen, name) for name in subtasks)
+            most = sum((responses + writing for responses, writing in parts), Usage())
+            raise error.within(getattr(most, error.name, 0.0)) from error
 
 
 def _blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:

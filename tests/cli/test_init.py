@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agentopt.cli.commands.init import LOCAL
 from agentopt.core.extras import install_command
 from agentopt.models import engine
 from agentopt.taskfile.loading import load_task
@@ -83,6 +84,17 @@ def test_a_dry_run_accepts_a_new_task_without_data(place: Path, console_script: 
     code, printed, errors = console_script("optimize", "new", "-c", "new/config.yaml", "--dry-run")
     assert (code, errors) == (0, "")
     assert "Foxhill: 4" in printed
+
+
+def test_models_without_a_known_price_are_noted(place: Path, console_script: Command) -> None:
+    printed = console_script("init", "new", "--models", "openai/gpt-5-mni", "--models", "openai/gpt-5-nano")[1]
+    assert "The price of gpt-5-mni is not known: add usd_per_1m_prompt and usd_per_1m_completion" in printed
+    assert "budget.usd) needs them. Did you mean openai/gpt-5-mini?" in printed
+    console_script("models", "add", "own-model", "--base-url", "http://127.0.0.1:9/v1")
+    printed = console_script("init", "own", "--models", "own-model", "--models", "ollama/llama3.2")[1]
+    assert "The price of own-model is not known" in printed
+    assert "Did you mean" not in printed
+    assert "is not known" not in console_script("init", "free", "--models", "ollama/llama3.2", "--models", LOCAL[0])[1]
 
 
 def test_local_models_without_their_engine_are_noted(

@@ -141,6 +141,25 @@ def test_the_hosted_quickstart_refuses_an_unknown_provider(
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.parametrize(("model", "meant"), [("openai/gpt-5-mni", "openai/gpt-5-mini"), ("openai/qq-9", None)])
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_the_hosted_quickstart_adds_no_model_without_a_known_price(
+    place: Path,
+    console_script: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    dry_run: tuple[str, ...],
+    model: str,
+    meant: str | None,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    code, printed, errors = console_script("quickstart", "--hosted", model, *dry_run)
+    assert (code, printed) == (2, "")
+    assert f"the price of the model '{model}' is not known, and the quickstart has a cap in USD" in errors
+    assert (f"remedy: did you mean {meant}?" in errors) is bool(meant)
+    assert f"agentopt models add {model}" in errors
+    assert list(place.iterdir()) == []
+
+
 class Endpoint(BaseHTTPRequestHandler):
     """Answers GET with status 401, as an endpoint without a key does, and records the headers."""
 

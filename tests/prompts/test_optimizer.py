@@ -21,7 +21,7 @@ from rich.console import Console
 
 from agentopt.api import adiagnose, aoptimize, optimize
 from agentopt.core.budget import Caps, Usage
-from agentopt.core.errors import ConfigError, PermanentModelError, TaskError
+from agentopt.core.errors import BudgetExceeded, ConfigError, PermanentModelError, TaskError
 from agentopt.core.events import Event, Note
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import Example, Task
@@ -746,6 +746,17 @@ async def test_a_model_that_always_answers_a_prompt_alike_is_diagnosed(tmp_path:
     assert found.noise == 0
     assert ("there is a signal and no noise" in found.reason) is bool(rows)
     assert ("infinite, as there is no noise" in output.getvalue()) is bool(rows)
+
+
+@pytest.mark.parametrize(("name", "cap"), [("calls", 0), ("calls", 20), ("tokens", 1), ("tokens", 900)])
+async def test_the_cap_that_a_diagnosis_suggests_pays_for_all_of_it(tmp_path: Path, name: str, cap: int) -> None:
+    async def diagnosed(cap: int, journal: str) -> None:
+        settings = config(tmp_path, budget={name: cap}, journal=str(tmp_path / journal))
+        await adiagnose(prompt_task(), settings, provider=prompt_model())
+
+    with pytest.raises(BudgetExceeded, match=rf"raise budget.{name} to \d+, which suffices") as caught:
+        await diagnosed(cap, "one.db")
+    await diagnosed(int(str(caught.value).partition(f"budget.{name} to ")[2].partition(",")[0]), "other.db")
 
 
 def unreadable_task(read: int = 0) -> Task:

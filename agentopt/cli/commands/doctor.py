@@ -166,7 +166,9 @@ def _endpoint(url: str) -> Check:
             status = client.get(f"{url.rstrip('/')}/models").status_code
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return Check(f"endpoint {url}", "missing", f"no answer: {error or type(error).__name__}")
-    return Check(f"endpoint {url}", "ok" if status < 500 else "missing", f"reachable (status {status} for GET /models)")
+    if status < 500 or status == 501:  # it answers, whether or not it lists models
+        return Check(f"endpoint {url}", "ok", f"reachable (status {status} for GET /models)")
+    return Check(f"endpoint {url}", "missing", f"it answers GET /models with status {status}")
 
 
 def _sizes(journal: str | None) -> Iterator[Check]:

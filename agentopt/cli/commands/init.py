@@ -22,9 +22,9 @@ from agentopt.core.message_text import in_words
 from agentopt.core.yaml_models import closest
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
-from agentopt.models.catalog import BUILT_IN, Catalog, ModelSpec, read_catalog
+from agentopt.models.catalog import BUILT_IN, Catalog, ModelSpec, read_catalog, with_table_defaults
 from agentopt.models.engine import missing_note
-from agentopt.models.model_table import find_entry
+from agentopt.models.model_table import find_entry, similar_model
 from agentopt.models.providers import PROVIDERS, name_of, table_name
 from agentopt.models.weight_files import bytes_to_download
 from agentopt.runs.config import load_config
@@ -118,7 +118,8 @@ def run_init(options: InitOptions, console: Console) -> None:
     _write(folder, files)
     invented = () if source else ("No data was given: data/ has twelve invented rows.",)
     missing = () if options.models else _unknown_models_note(calls, chosen.names)
-    notes = (*invented, *draft.notes, *missing, *_catalogue_notes(chosen.names, entries), *_download_note(chosen.names))
+    of_models = (*_catalogue_notes(chosen.names, entries), *_price_notes(options.models, chosen.names, entries))
+    notes = (*invented, *draft.notes, *missing, *of_models, *_download_note(chosen.names))
     made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
     if options.as_json:
         print_json(made)
@@ -214,6 +215,19 @@ def _catalogue_notes(models: Sequence[str], entries: Mapping[str, Any]) -> list[
         remedy = f"to use that of your catalogue, name it without its provider: --models {replaced[0]}"
         notes.append(f"models.yaml has an entry of its own for {in_words(replaced)}; {remedy}.")
     return notes
+
+
+def _price_notes(given: Sequence[str], models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
+    """Which models have no known price, without which a cap in USD is refused, and which names may be misspelled."""
+    known = Catalog.load()
+    specs = [ModelSpec(name=name, **entries[name]) if name in entries else known[name] for name in models]
+    unpriced = [spec.name for spec in specs if not spec.weights and not with_table_defaults(spec).is_priced]
+    if not unpriced:
+        return []
+    meant = [similar for model in given if name_of(model) in unpriced and (similar := similar_model(model))]
+    hint = f" Did you mean {in_words(meant)}?" if meant else ""
+    remedy = "add usd_per_1m_prompt and usd_per_1m_completion to the entry; a cap in USD (budget.usd) needs them"
+    return [f"The price of {in_words(unpriced)} is not known: {remedy}.{hint}"]
 
 
 def _download_note(models: Sequence[str]) -> list[str]:

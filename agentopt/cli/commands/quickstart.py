@@ -15,6 +15,7 @@ from agentopt.cli.output import notes_console, print_plain
 from agentopt.core.errors import UserError
 from agentopt.models.add_entry import add_entry, entry_for, user_catalog
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.model_table import similar_model
 from agentopt.models.providers import name_of
 from agentopt.runs.config import load_config
 
@@ -57,14 +58,23 @@ def _shipped() -> tuple[Path, Path]:
 def _catalogue_name(
     hosted: str, settings: Sequence[str], dry_run: bool, notes: Console
 ) -> tuple[str, dict[str, Any] | None]:
-    """The name of a hosted model, which is added to the user's catalogue if necessary; in a dry run, its entry."""
+    """The name of a hosted model, which is added to the user's catalogue if necessary; in a dry run, its entry.
+
+    Raises:
+        UserError: Its price is not known, without which the run's cap in USD cannot hold. Nothing is added.
+    """
     catalog = Catalog.load(*load_config(settings).models)
     if known := next((name for name in (hosted, name_of(hosted)) if name in catalog), None):
         if known != hosted:  # the entry may have another endpoint than the provider's
             print_plain(notes, f"{known} is in the catalogue: {catalog[known].litellm or catalog[known].base_url}")
         return known, None
+    (entry, is_known), name = entry_for(hosted), name_of(hosted)
+    if not is_known and entry.get("price") != "free":
+        similar = similar_model(hosted)
+        adding = f"add it by `agentopt models add {hosted}`, and its price to the entry"
+        rule = f"the price of the model {hosted!r} is not known, and the quickstart has a cap in USD"
+        raise UserError(rule, remedy=f"did you mean {similar}? Otherwise {adding}" if similar else adding)
     if dry_run:
-        entry, name = entry_for(hosted)[0], name_of(hosted)
         print_plain(notes, f"{name} is not in the catalogue yet: without --dry-run, it is added to {user_catalog()}")
         return name, {"name": name, **entry}
     added = add_entry(hosted)
