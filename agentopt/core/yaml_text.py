@@ -200,3 +200,26 @@ def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
 def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
     message = ", ".join(part for part in (problem.context, problem.problem) if part)
     return f"is not valid YAML: {shortened(message) or 'unreadable'}"
+
+
+def without_key(text: str, mapping: str, key: str) -> str:
+    """Return a document without one key of a mapping in which each key is below the one before.
+
+    The comments after it are those of the next key. A mapping of another form is left as it is.
+
+    Args:
+        text: The document.
+        mapping: Key of the mapping.
+        key: Its key, which it has.
+    """
+    root: Any = yaml.compose(text, yaml.SafeLoader)
+    within: Any = next(value for name, value in root.value if name.value == mapping)
+    name, value = next(pair for pair in within.value if pair[0].value == key)
+    if within.flow_style:
+        return text
+    lines = text.splitlines(keepends=True)
+    end = value.end_mark.line + 1 if value.flow_style else value.end_mark.line
+    while not lines[end - 1].partition("#")[0].strip():
+        end -= 1
+    del lines[name.start_mark.line : end]
+    return "".join(lines)

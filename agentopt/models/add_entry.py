@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import yaml
 from platformdirs import user_config_path
 
 from agentopt.core.errors import CatalogError
 from agentopt.core.files import check_writable, write_output
-from agentopt.core.yaml_text import to_yaml
+from agentopt.core.yaml_text import to_yaml, without_key
 from agentopt.models.catalog import PROJECT_FILE, ModelSpec, read_catalog
 from agentopt.models.model_table import find_entry, search_table, similar_model, table_defaults
 from agentopt.models.providers import PROVIDERS, Provider, name_of
@@ -186,7 +185,7 @@ def add_entry(
     entry, is_known = entry_for(model, base_url=base_url, api_key_env=api_key_env)
     before = file.read_text(encoding="utf-8") if file.is_file() else "models:\n"
     if is_taken:
-        before = _without(name, before)
+        before = without_key(before, "models", name)
     block = "".join(f"  {line}\n" for line in to_yaml({name: entry}).splitlines())
     text, count = re.subn(
         r"(?m)^models:[ \t]*(\{\}|null|~)?[ \t]*(#.*)?$\n?", lambda _: f"models:\n{block}", before, count=1
@@ -198,24 +197,6 @@ def add_entry(
     write_output(file, text)
     similar = None if is_known or entry.get("price") == "free" else similar_model(model)
     return AddedEntry(name, file, entry, is_known, similar)
-
-
-def _without(name: str, text: str) -> str:
-    """The text of a catalogue file without an entry, which is below the others in a block of its own.
-
-    The comments after it are those of the next entry. A text of another form is as it was.
-    """
-    root: Any = yaml.compose(text, yaml.SafeLoader)
-    models: Any = next(value for key, value in root.value if key.value == "models")
-    key, value = next(pair for pair in models.value if pair[0].value == name)
-    if models.flow_style:
-        return text
-    lines = text.splitlines(keepends=True)
-    end = value.end_mark.line + 1 if value.flow_style else value.end_mark.line
-    while not lines[end - 1].partition("#")[0].strip():
-        end -= 1
-    del lines[key.start_mark.line : end]
-    return "".join(lines)
 
 
 def _check(text: str, file: Path, spec: ModelSpec) -> None:

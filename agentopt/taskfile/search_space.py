@@ -98,7 +98,9 @@ def check_knobs(spec: SubtaskSpec, template: Template, names: Collection[str], w
         rule = f"the template reads `{KNOBS}`, but the subtask has none"
         raise TaskError(rule, where=where, remedy=f"declare one: `{KNOBS}: {{NAME: ...}}`, and read `{KNOBS}.NAME`")
     reads_all = reads_knobs and re.search(rf"\b{KNOBS}\b(?!\s*\.)", template.text)  # as a mapping
-    if (unused := sorted(spec.knobs.keys() - read)) and not spec.context and not reads_all:
+    # Names that no template can read are refused with the others, when the subtask is built.
+    readable = {name for name in spec.knobs if name.isidentifier() and not name.startswith("_")}
+    if (unused := sorted(readable - read)) and not spec.context and not reads_all:
         rule = f"the subtask has no `context`, and its prompt does not read its knob `{unused[0]}`"
         remedy = f"write {{{{ {KNOBS}.{unused[0]} }}}} in the prompt, or remove the knob"
         raise TaskError(rule, where=where, remedy=remedy)

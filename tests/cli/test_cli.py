@@ -1056,9 +1056,9 @@ def test_a_dry_run_of_a_diagnosis_prints_its_worst_case_and_the_settings_that_bo
     ("arguments", "parts"),
     [
         ([], ("train split of two or more examples", "data.train")),
-        (["--subtask", "fnd"], ("fnd", "find, answer")),
+        (["--subtask", "fnd"], ("there is no subtask 'fnd'", "did you mean 'find'?")),
         (["-c", "prompts.repeats=1"], ("prompts.repeats", "remedy:")),
-        (["--dry-run", "--subtask", "fnd"], ("fnd", "find, answer")),
+        (["--dry-run", "--subtask", "fnd"], ("there is no subtask 'fnd'", "did you mean 'find'?")),
     ],
 )
 def test_a_wrong_diagnosis_is_one_message_and_leaves_nothing(
