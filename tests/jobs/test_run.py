@@ -189,7 +189,7 @@ async def test_a_run_cut_short_by_its_month_is_no_answer_for_the_next(tmp_path: 
     cut = await job.run()
     assert "cut short by caps.per_month.calls (" in cut.message
     assert " of 45 spent in January 2027 (UTC))" in cut.message
-    assert cut.message.endswith("the next run continues")
+    assert cut.message.endswith("a run of next month continues")
     job.clock.time += 32 * 86400
     assert (await job.run()).state != "unchanged"
 
