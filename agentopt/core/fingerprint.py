@@ -12,7 +12,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,21 @@ from typing import Any
 from agentopt.core.task import Task
 from agentopt.core.user_functions import FILE_MODULE
 
-VERSION = "v2-"
+VERSION = "v3-"
 """Begins every fingerprint of this form; those of version 0.1.0 are bare and leave out parts of the task."""
-
+WITH_DESCRIPTIONS = "v2-"
+"""Begins those of an earlier form, which count the descriptions too."""
 
 LATER = frozenset(
     ["cascade", "cost_measure", "demos", "effort", "knobs", "max_seconds", "max_usd", "settings", "temperature_of_one"]
 )
-"""Fields that were added to a task since `VERSION`. Without a value they are left out: older runs can be resumed."""
+"""Fields that were added to a task since version 0.1.0: without a value they are left out, so older runs can resume."""
 
 
-def fingerprint(task: Task, files: Iterable[Path] = (), overrides: Mapping[str, Any] | None = None) -> str:
-    """Hash a task.
+def fingerprint(
+    task: Task, files: Iterable[Path] = (), overrides: Mapping[str, Any] | None = None, *, version: str = VERSION
+) -> str:
+    """Hash a task. Its descriptions and those of its subtasks change no response and no score, and do not count.
 
     Functions count with their qualified names, defaults and closures, and with their source unless they are part of
     agentopt, whose next version may word a function differently. Paths count with their last part only, so that a
@@ -41,13 +44,20 @@ def fingerprint(task: Task, files: Iterable[Path] = (), overrides: Mapping[str, 
         task: The task.
         files: Files whose content is part of the task, such as its Python files.
         overrides: Settings of the task file that the run changed.
+        version: The form: `VERSION` or `WITH_DESCRIPTIONS`.
 
     Returns:
-        `VERSION` and 16 hexadecimal digits.
+        The version and 16 hexadecimal digits.
     """
+    task = task if version == WITH_DESCRIPTIONS else _without_descriptions(task)
     contents = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     described = json.dumps([_described(task, ()), contents, _described(overrides or {}, ())])
-    return VERSION + hashlib.sha256(described.encode()).hexdigest()[:16]
+    return version + hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _without_descriptions(task: Task) -> Task:
+    subtasks = tuple(replace(subtask, description="") for subtask in task.subtasks)
+    return replace(task, description="", subtasks=subtasks)
 
 
 def _described(value: Any, above: tuple[int, ...]) -> Any:

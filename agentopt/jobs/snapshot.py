@@ -24,7 +24,7 @@ from agentopt.jobs.champion import digest
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import PROJECT_FILE, ModelSpec
 from agentopt.runs.config import Config, load_config
-from agentopt.runs.folder import fingerprint, sources
+from agentopt.runs.task_identity import fingerprint, sources
 
 _NOT_PART = {"runs", "journal", "models", "batch"}
 """Keys of the configuration that are locations, or that change no answer. The catalogue is hashed by its entries."""
@@ -103,9 +103,13 @@ class Snapshot:
         subtasks = tuple(_only(subtask, candidate) for subtask in self.task.subtasks)
         task = replace(self.task, subtasks=subtasks, splits={}, description="", metrics={}, file=None)
         task = replace(task, cost_measure=None, max_units=None, max_usd=None, max_seconds=None)
-        files = [file for file in sources(self.task) if file != self.task.file]
         identities = {name: self.specs[name].identity for name in sorted(models)}
-        return [task_fingerprint(task, files), identities, self.config.response_seed, self.config.failed_examples]
+        return [
+            task_fingerprint(task, sources(self.task)),
+            identities,
+            self.config.response_seed,
+            self.config.failed_examples,
+        ]
 
 
 def seed_of(*parts: object) -> int:

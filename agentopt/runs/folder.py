@@ -28,8 +28,6 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.database import without_password
 from agentopt.core.errors import ConfigError, UserError, larger_cap
 from agentopt.core.files import PRIVATE, PRIVATE_FOLDER, private_folder, write_atomically
-from agentopt.core.fingerprint import VERSION
-from agentopt.core.fingerprint import fingerprint as core_fingerprint
 from agentopt.core.paths import as_path
 from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Task
@@ -38,6 +36,7 @@ from agentopt.core.yaml_text import load_yaml, to_yaml
 from agentopt.models.session import journal_place
 from agentopt.prompts.settings import of_earlier_version
 from agentopt.runs.config import RECORDED, Config
+from agentopt.runs.task_identity import fingerprint, is_bare, is_same_task
 from agentopt.search.built_in import CUSTOM
 
 TASK_FILE = "task.yaml"
@@ -222,14 +221,14 @@ class RunFolder:
         Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
         be comparable.
         """
-        if not self.fingerprint.startswith(VERSION):
+        if is_bare(self.fingerprint):
             raise ConfigError(
                 "this run was made by agentopt 0.1.0, whose record does not show whether the task has changed since",
                 where=self.path,
                 remedy="start a new run; with temperature: 0.9 and top_p: 1.0, once the defaults, in each subtask that "
                 "sets neither, it reuses the responses in the journal",
             )
-        if fingerprint(task, config) != self.fingerprint:
+        if not is_same_task(task, config, self.fingerprint):
             raise ConfigError(
                 "a run is resumed only with the task that it was started with, but the task has changed since",
                 where=self.path,
@@ -354,29 +353,6 @@ def find_run(path: Path) -> RunFolder | UnreadableRun:
         return RunFolder.open(path)
     except UserError as error:
         return UnreadableRun(path, error)
-
-
-def fingerprint(task: Task, config: Config) -> str:
-    """Hash what makes the trials of a run comparable.
-
-    Args:
-        task: The task.
-        config: The configuration, for its changes to the task file.
-
-    Returns:
-        The fingerprint of `core.fingerprint`, over the task folder's Python files too.
-    """
-    return core_fingerprint(task, sources(task), config.task)
-
-
-def sources(task: Task) -> list[Path]:
-    """The task file, its Python files, and the files in its folder that a program's command names."""
-    if task.file is None:
-        return []
-    folder, command = task.file.parent, task.program.command if task.program else ()
-    named = [folder / word for word in command if not Path(word).is_absolute()]
-    found = {task.file, *folder.glob("*.py"), *(path for path in named if os.path.isfile(path))}
-    return sorted(found)
 
 
 def _made(runs: Path, name: str) -> Path:

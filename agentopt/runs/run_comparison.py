@@ -16,9 +16,9 @@ from agentopt.core.records import Evaluation
 from agentopt.core.stats import Difference, paired_difference
 from agentopt.runs.archive import RunArchive, RunState
 from agentopt.runs.example_costs import ExampleCosts
-from agentopt.runs.folder import sources
 from agentopt.runs.inspection import InspectedSplit
 from agentopt.runs.result import Finalist, Measured, Role
+from agentopt.runs.task_identity import sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _versions(archives: Sequence[RunArchive]) -> set[str]:
         replace(archive.task, subtasks=tuple(replace(subtask, models=every) for subtask in archive.task.subtasks))
         for archive in archives
     ]
-    return {fingerprint(task, [file for file in sources(task) if file != task.file]) for task in tasks}
+    return {fingerprint(task, sources(task)) for task in tasks}
 
 
 def _finalist(archive: RunArchive, role: Role) -> Finalist:

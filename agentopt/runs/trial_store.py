@@ -17,14 +17,15 @@ from pathlib import Path
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.database import Condition, open_engine
-from agentopt.core.errors import ConfigError, NothingEvaluated
+from agentopt.core.errors import NothingEvaluated
 from agentopt.core.files import own_file
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.task import Task
 from agentopt.core.ties import highest
 from agentopt.models.catalog import ModelSpec
-from agentopt.runs.folder import RunFolder, StudyPlace, fingerprint
+from agentopt.runs.folder import RunFolder, StudyPlace
 from agentopt.runs.studies import add_trial, has_study, open_study, read_attributes
+from agentopt.runs.task_identity import TaskChangedError, is_same_task
 from agentopt.runs.trial_attributes import Results, TrialReader, attributes_of, read_results
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
@@ -235,14 +236,14 @@ def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) 
         specs: Catalogue entries of its models, by name.
 
     Raises:
-        ConfigError: The task has changed since the run began.
+        TaskChangedError: It has changed since the run began.
     """
-    if fingerprint(task, run.config) != run.fingerprint:
+    if not is_same_task(task, run.config, run.fingerprint):
         remedy = (
             "restore the task as it was then, as with git; the run's report.html, `agentopt runs show`, `gate` and "
             "`export` do not need it"
         )
-        raise ConfigError("the task has changed since the run began", where=run.path, remedy=remedy)
+        raise TaskChangedError("the task has changed since the run began", where=run.path, remedy=remedy)
     if not has_study(run.trials):
         return []
     if not needs_measuring(task):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +81,42 @@ def test_a_file_that_cannot_be_written_is_one_message(report: Command, tmp_path:
     assert "remedy:" in err
     assert len(err.strip().splitlines()) <= 2
     assert not (tmp_path / "missing").exists()
+
+
+def _edit_prompt(task: Path) -> None:
+    file = task / "task.yaml"
+    file.write_text(file.read_text().replace("Repeat the word.", "Repeat it."))
+
+
+def _edit_row(task: Path) -> None:
+    file = task / "test.jsonl"
+    file.write_text(file.read_text().replace('"test 3"', '"test three"'))
+
+
+def _break(task: Path) -> None:
+    (task / "task.yaml").write_text("name: [")
+
+
+@pytest.mark.parametrize("change", [_edit_prompt, _edit_row, _break, shutil.rmtree])
+def test_a_run_whose_task_has_changed_keeps_the_page_that_was_written(
+    report: Command, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    task = write_task(tmp_path)
+    run = record_run(tmp_path, task, trials=1)
+    assert report(run.name)[0] == 0
+    page = (run / "report.html").read_bytes()
+    change(task)
+    code, out, err = report(run.name)
+    note, path = out.splitlines()
+    assert (code, path, err) == (0, f"report: runs/{run.name}/report.html", "")
+    assert note.startswith("this page was written before, and cannot be written anew: ")
+    code, out, err = report(run.name, "--json")
+    assert (code, json.loads(out)) == (0, {"report": f"runs/{run.name}/report.html"})
+    assert err.splitlines() == [note]
+    assert (run / "report.html").read_bytes() == page
+    for options in (["--out", "other.html"], ["--every-trial"]):
+        code, out, err = report(run.name, *options)
+        assert (code, out) == (2, "")
+        assert "remedy:" in err
+    (run / "report.html").unlink()
+    assert report(run.name)[:2] == (2, "")

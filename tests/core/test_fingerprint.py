@@ -1,4 +1,4 @@
-"""The fingerprint of a task changes with every field, and with nothing else."""
+"""The fingerprint of a task changes with every field but a description, and with nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentopt.core.axes import Axis, Cascade
 from agentopt.core.cost import Unit
 from agentopt.core.demos import Demos
 from agentopt.core.errors import ConfigError
-from agentopt.core.fingerprint import fingerprint
+from agentopt.core.fingerprint import WITH_DESCRIPTIONS, fingerprint
 from agentopt.core.task import Example, Fusion, Metric, Program, Scorer, Subtask, Task, TokenLengths
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import contains, exact_match, numeric
@@ -134,8 +134,11 @@ def test_the_changes_below_cover_every_field(kind: type, changes: dict[str, Any]
 
 
 @pytest.mark.parametrize(("field", "change"), CHANGED, ids=[field for field, _ in CHANGED])
-def test_each_field_changes_it(field: str, change: Callable[[], Task]) -> None:
-    assert fingerprint(change()) != fingerprint(TASK)
+def test_each_field_changes_it_but_a_description(field: str, change: Callable[[], Task]) -> None:
+    assert (fingerprint(change()) == fingerprint(TASK)) == field.endswith(".description")
+    of_earlier_form = fingerprint(change(), version=WITH_DESCRIPTIONS)
+    assert of_earlier_form.startswith("v2-")
+    assert of_earlier_form != fingerprint(TASK, version=WITH_DESCRIPTIONS)
 
 
 @pytest.mark.parametrize("name", [name for name in PROGRAM_CHANGES if name != "function"])
@@ -178,7 +181,7 @@ def test_it_is_the_same_in_another_process() -> None:
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
-    assert runs[0].stdout.startswith("v2-")
+    assert runs[0].stdout.startswith("v3-")
 
 
 def test_a_run_is_not_resumed_with_another_fusion(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import LoadedTask
-from agentopt.cli.output import print_json, print_plain
-from agentopt.cli.run_names import archive_of
+from agentopt.cli.output import notes_console, print_json, print_plain
+from agentopt.cli.run_names import archive_of, run_path
+from agentopt.core.errors import TaskError
 from agentopt.core.files import check_writable
-from agentopt.report.page.build import write_page
+from agentopt.report.page.build import PAGE, write_page
 from agentopt.runs.archive import open_archive
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.task_identity import TaskChangedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,28 @@ def build_report(path: Path, settings: Sequence[str], console: Console, options:
     """`agentopt report`: writes the page and prints its path."""
     if options.out is not None:
         check_writable(options.out)
-    remedy = "call agentopt.report.page.build.write_page with an archive of the run and the task"
-    archive = archive_of(path, settings, in_python=remedy)
-    page = write_page(archive, options.out, every_trial=options.every_trial)
+    page, note = _page(run_path(path, settings), settings, options)
+    if note:
+        print_plain(notes_console(console, as_json=options.as_json), note)
     if options.as_json:
         print_json(ReportFiles(page))
     else:
         print_plain(console, f"report: {page}")
     if options.open_page:
         webbrowser.open(page.absolute().as_uri())
+
+
+def _page(run: Path, settings: Sequence[str], options: ReportOptions) -> tuple[Path, str]:
+    """Write the page. If the task is not as it was, return the page that was written before, with a note on that."""
+    remedy = "call agentopt.report.page.build.write_page with an archive of the run and the task"
+    try:
+        archive = archive_of(run, settings, in_python=remedy)
+    except (TaskChangedError, TaskError) as error:
+        earlier = run / PAGE
+        if options.out or options.every_trial or not earlier.is_file():
+            raise
+        return earlier, f"this page was written before, and cannot be written anew: {error.message}"
+    return write_page(archive, options.out, every_trial=options.every_trial), ""
 
 
 def serve_live(path: Path, settings: Sequence[str], console: Console, *, port: int, open_page: bool) -> None:

@@ -26,7 +26,7 @@ from agentopt.models.session import Session, open_session
 from agentopt.runs.config import Config
 from agentopt.runs.ending import ending_once
 from agentopt.runs.evaluators import open_evaluator
-from agentopt.runs.folder import fingerprint
+from agentopt.runs.task_identity import fingerprint
 from agentopt.runs.workers.chunks import Chunk, ChunkStore
 from agentopt.runs.workers.failures import as_json, in_a_line
 from agentopt.runs.workers.outages import patiently
