@@ -24,7 +24,7 @@ from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import BUILT_IN, Catalog, ModelSpec, read_catalog, with_table_defaults
 from agentopt.models.engine import missing_note
-from agentopt.models.model_table import find_entry, similar_model
+from agentopt.models.model_table import similar_model
 from agentopt.models.providers import PROVIDERS, name_of, table_name
 from agentopt.models.weight_files import bytes_to_download
 from agentopt.runs.config import load_config
@@ -106,20 +106,21 @@ def run_init(options: InitOptions, console: Console) -> None:
     rows = _rows(source) if source else _sample_rows()
     where = source or "--from"
     calls = read_calls(rows, where) if rows and is_traces(rows[0]) else []
-    entries, chosen = _chosen(options.models or _recorded(calls), os.environ)
+    known = Catalog.load()
+    chosen = _chosen(options.models or _recorded(calls, known), known, os.environ)
     name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
     if calls:
-        draft = draft_trace_task(name, calls, chosen, where)
+        draft = draft_trace_task(name, calls, chosen.draft, where)
     else:
-        draft = draft_task(name, rows, options.template, chosen, options.target, where)
-    files = {**draft.files, **_settings(folder, name, entries, draft, chosen)}
+        draft = draft_task(name, rows, options.template, chosen.draft, options.target, where)
+    files = {**draft.files, **_settings(folder, name, draft, chosen)}
     _check_free(folder, files)
     _check_loads(files, where)
     _write(folder, files)
     invented = () if source else ("No data was given: data/ has twelve invented rows.",)
     missing = () if options.models else _unknown_models_note(calls, chosen.names)
-    of_models = (*_catalogue_notes(chosen.names, entries), *_price_notes(options.models, chosen.names, entries))
-    notes = (*invented, *draft.notes, *missing, *of_models, *_download_note(chosen.names))
+    of_models = (*_catalogue_notes(chosen), *_price_notes(options.models, chosen), *_download_note(chosen))
+    notes = (*invented, *draft.notes, *missing, *of_models)
     made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
     if options.as_json:
         print_json(made)
@@ -157,15 +158,37 @@ def _rows(source: str) -> list[dict[str, Any]]:
     return [row for _, row in rows_of(source, Path(), "--from", remedy=CORRECT_ARGUMENT)]
 
 
-def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Any], ModelsDraft]:
-    """The entries to write, and the models: those named, the user's own or `HOSTED` whose key is set, or `LOCAL`."""
-    known = Catalog.load()
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The models of the new task.
+
+    Attributes:
+        names: Their catalogue names.
+        entries: Those to write into its models.yaml.
+        known: The user's catalogue, which has the others.
+    """
+
+    names: tuple[str, ...]
+    entries: Mapping[str, Any]
+    known: Mapping[str, ModelSpec]
+
+    @property
+    def draft(self) -> ModelsDraft:
+        return ModelsDraft(self.names, all(spec.weights for spec in self.specs))
+
+    @property
+    def specs(self) -> list[ModelSpec]:
+        """The entries that a run will use, with the prices of the bundled table."""
+        specs = (ModelSpec(name=n, **self.entries[n]) if n in self.entries else self.known[n] for n in self.names)
+        return [with_table_defaults(spec) for spec in specs]
+
+
+def _chosen(models: Sequence[str], known: Catalog, environ: Mapping[str, str]) -> _Chosen:
+    """The models that were named; else the user's own, or those of `HOSTED`, whose key is set; else `LOCAL`."""
     hosted = (list(names) for key, names in HOSTED.items() if environ.get(key))
     given = list(models) or _own(known, environ) or next(hosted, list(LOCAL))
     entries = {name_of(model): _entry_for(model, known) for model in given if model not in known}
-    names = tuple(dict.fromkeys(model if model in known else name_of(model) for model in given))
-    local = all(name in known and known[name].weights for name in names)
-    return entries, ModelsDraft(names, local)
+    return _Chosen(tuple(dict.fromkeys(model if model in known else name_of(model) for model in given)), entries, known)
 
 
 def _own(known: Mapping[str, ModelSpec], environ: Mapping[str, str]) -> list[str]:
@@ -186,9 +209,9 @@ def _entry_for(model: str, known: Collection[str]) -> dict[str, Any]:
         raise
 
 
-def _recorded(calls: Sequence[Call]) -> list[str]:
+def _recorded(calls: Sequence[Call], known: Catalog) -> list[str]:
     """The models of recorded calls that can be called, and those that a new task of their provider compares."""
-    known, found = Catalog.load(), []
+    found = []
     for name in dict.fromkeys(call.model for call in calls if call.model):
         model = name if name in known else table_name(name)
         found += [model] if model else []
@@ -204,24 +227,22 @@ def _unknown_models_note(calls: Sequence[Call], models: Sequence[str]) -> list[s
     return [f"The recorded model {name} is not among the models: {remedy}." for name in unknown]
 
 
-def _catalogue_notes(models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
+def _catalogue_notes(chosen: _Chosen) -> list[str]:
     """What a colleague who gets the folder lacks, and which entries of the user's catalogue the folder's replace."""
-    known, notes = Catalog.load(), []
-    if own := [name for name in models if name not in entries and name not in read_catalog(BUILT_IN)]:
+    notes, built_in = [], read_catalog(BUILT_IN)
+    if own := [name for name in chosen.names if name not in chosen.entries and name not in built_in]:
         verb, entry = ("are", "entries") if own[1:] else ("is", "entry")
         place = f"{in_words(own)} {verb} in your own catalogue, not in models.yaml"
         notes.append(f"{place}: copy the {entry} there for other users.")
-    if replaced := [name for name in entries if name in known]:
+    if replaced := [name for name in chosen.entries if name in chosen.known]:
         remedy = f"to use that of your catalogue, name it without its provider: --models {replaced[0]}"
         notes.append(f"models.yaml has an entry of its own for {in_words(replaced)}; {remedy}.")
     return notes
 
 
-def _price_notes(given: Sequence[str], models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
+def _price_notes(given: Sequence[str], chosen: _Chosen) -> list[str]:
     """Which models have no known price, without which a cap in USD is refused, and which names may be misspelled."""
-    known = Catalog.load()
-    specs = [ModelSpec(name=name, **entries[name]) if name in entries else known[name] for name in models]
-    unpriced = [spec.name for spec in specs if not spec.weights and not with_table_defaults(spec).is_priced]
+    unpriced = [spec.name for spec in chosen.specs if not spec.weights and not spec.is_priced]
     if not unpriced:
         return []
     meant = [similar for model in given if name_of(model) in unpriced and (similar := similar_model(model))]
@@ -230,30 +251,27 @@ def _price_notes(given: Sequence[str], models: Sequence[str], entries: Mapping[s
     return [f"The price of {in_words(unpriced)} is not known: {remedy}.{hint}"]
 
 
-def _download_note(models: Sequence[str]) -> list[str]:
-    known = Catalog.load()
-    left = bytes_to_download(weights for name in models if name in known and (weights := known[name].weights))
-    missing = missing_note(name for name in models if name in known and known[name].weights)
+def _download_note(chosen: _Chosen) -> list[str]:
+    local = {spec.name: spec.weights for spec in chosen.specs if spec.weights}
+    left, missing = bytes_to_download(local.values()), missing_note(local)
     notes = [f"The first run downloads the files of its local models: {left / 1e6:,.0f} MB."] if left else []
     return [*notes, *([missing] if missing else [])]
 
 
-def _settings(folder: Path, name: str, entries: Mapping[str, Any], draft: Draft, chosen: ModelsDraft) -> dict[str, str]:
+def _settings(folder: Path, name: str, draft: Draft, chosen: _Chosen) -> dict[str, str]:
     head = (
         "# Models of this task that are not built in; `agentopt models list` shows all, the module "
         "agentopt.models.catalog\n# documents the fields.\n"
     )
-    known = Catalog.load()
-    priced = any("usd_per_1m_prompt" in entry or find_entry(entry.get("litellm", "")) for entry in entries.values())
-    priced |= any(any(astuple(known[model].prices)) for model in chosen.names if model in known)
+    is_paid = any(any(astuple(spec.prices)) for spec in chosen.specs)
     prompts = "before" if "data/train.jsonl" in draft.files else "never"
     return {
         "config.yaml": CONFIG.format(
             models=json.dumps(str(folder / "models.yaml")),
-            cap="  usd: 1 # the run stops before it\n" if priced else "",
+            cap="  usd: 1 # the run stops before it\n" if is_paid else "",
             prompts=prompts,
         ),
-        "models.yaml": head + to_yaml({"models": dict(entries)}),
+        "models.yaml": head + to_yaml({"models": dict(chosen.entries)}),
         "README.md": README.format(
             name=name, folder=shlex.quote(str(folder)), config=shlex.quote(str(folder / "config.yaml"))
         ),
