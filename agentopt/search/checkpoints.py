@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -72,7 +73,7 @@ async def _one_thread() -> AsyncIterator[ThreadPoolExecutor]:
         await asyncio.to_thread(thread.shutdown)
 
 
-class _InThread(BaseCheckpointSaver[Any]):
+class _InThread(BaseCheckpointSaver[Any], ABC):
     """The asynchronous methods of a saver, which call its others in one thread, and again while the database is away.
 
     A transaction across several turns of the event loop would wait forever for code of the loop that waits for the
@@ -81,8 +82,9 @@ class _InThread(BaseCheckpointSaver[Any]):
 
     _thread: ThreadPoolExecutor
 
+    @abstractmethod
     def _repeated(self, function: Callable[[], T]) -> T:
-        raise NotImplementedError
+        """Call the function, again while the database is away."""
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         return await self._call(lambda: self.get_tuple(config))
