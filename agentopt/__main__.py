@@ -5,7 +5,7 @@ import signal
 
 
 def main() -> None:
-    """Load the command line, and run it. Ctrl-C meanwhile ends the process with exit code 130 and no traceback."""
+    """Load the command line, and run it. Ctrl-C meanwhile ends the process without a traceback."""
     # Not KeyboardInterrupt, which libraries may catch or replace while they load. Nothing has begun that needs an end.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from agentopt.cli.main import main as run
@@ -14,7 +14,9 @@ def main() -> None:
         run()
     except BaseException as error:
         if _is_interrupt(error):
-            raise SystemExit(130) from None
+            from agentopt.cli.interrupts import interrupted_code
+
+            raise SystemExit(interrupted_code()) from None
         raise
     finally:
         # If a KeyboardInterrupt has passed through an `exec`, as a dataclass has while it loads, Python ends itself by

@@ -1,4 +1,4 @@
-"""A second Ctrl-C, which ends a command at once, whatever its threads wait for."""
+"""SIGTERM ends a command as Ctrl-C does; a second Ctrl-C ends it at once, whatever its threads wait for."""
 
 from __future__ import annotations
 
@@ -14,12 +14,44 @@ from pathlib import Path
 
 from agentopt.core.plain_text import visible
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, as of a process that SIGTERM ends without a handler."""
 AT_ONCE_SECONDS = 3.0
 """Seconds in which a command may end its processes after the second Ctrl-C; after a third one it does not wait."""
 SHOW_CURSOR = "\x1b[?25h"
 """What lets a terminal show the cursor, which a progress bar hides."""
+
+_received = set[int]()
+"""The signals that `terminable` turned into SIGINT; a handler may interrupt any statement, so no lock guards them."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM, as a service manager sends it, end the block as cleanly as Ctrl-C does.
+
+    Raises:
+        SystemExit: The block ended with `INTERRUPTED` because of SIGTERM; the code is `TERMINATED`.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        _received.add(number)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    _received.clear()
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            raise SystemExit(interrupted_code()) from None
+        raise
+
+
+def interrupted_code() -> int:
+    """Return the exit code of a command that SIGINT ended: that of SIGTERM if this was the reason for it."""
+    return TERMINATED if signal.SIGTERM in _received else INTERRUPTED
 
 
 @contextmanager
@@ -86,7 +118,7 @@ class _Watch:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         _kill_children()
-        os._exit(INTERRUPTED)
+        os._exit(interrupted_code())
 
 
 def _kill_children() -> None:

@@ -1,14 +1,13 @@
 """The command line: parses arguments, calls `agentopt.api`, prints the result.
 
 Exit codes: 0 success, 1 the run failed or a gate does not pass, 2 invalid input (one message, never a traceback), 3 a
-job's champion got worse or a gate has too few rows, 4 a cap left a job undecided, 130 interrupted by Ctrl-C or SIGTERM.
+job's champion got worse or a gate has too few rows, 4 a cap left a job undecided, 130 ended by Ctrl-C, 143 by SIGTERM.
 
 The modules of commands have no `from __future__ import annotations`: typer would evaluate each annotation four times,
 which is a fifth of the time of `--help`.
 """
 
 import gc
-import os
 import signal
 import sys
 from functools import cache
@@ -22,6 +21,7 @@ from agentopt.cli.choices import JsonOption, check_arguments, choice_option
 from agentopt.cli.experiments_app import record, reproduce
 from agentopt.cli.help_pages import MainGroup, UncutGroup
 from agentopt.cli.inspect_app import compare, inspect
+from agentopt.cli.interrupts import terminable
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
@@ -369,14 +369,13 @@ def runs_show(
     show_run(run, config or [], stdout_console(), as_json=json)
 
 
+@terminable()
 def main() -> None:
     """Run the command line. Errors of agentopt become one message on stderr and an exit code."""
     # Loading libraries allocates much and frees nothing: collecting garbage meanwhile is a tenth of the start.
     gc.set_threshold(100_000, 50, 100)
     # A shell disables SIGINT for background processes of a script. A clean stop needs it enabled.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # SIGTERM, as a service manager sends it, ends a run as cleanly as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         check_arguments(sys.argv[1:])
         commands()(prog_name="agentopt")

@@ -750,8 +750,14 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         assert agentopt("journal", "forget", "--run", given, *place.settings).out == f"removed {removed} responses\n"
 
 
-def test_an_evaluation_that_a_cap_or_ctrl_c_ends_prints_what_it_spent(
-    agentopt: Callable[..., CommandResult], place: Place, ctrl_c: Callable[[bool], object]
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_an_evaluation_that_a_cap_or_a_signal_ends_prints_what_it_spent(
+    agentopt: Callable[..., CommandResult],
+    place: Place,
+    ctrl_c: Callable[[bool], object],
+    stop: signal.Signals,
+    as_json: list[str],
 ) -> None:
     ctrl_c(True)
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=0.2) as server:
@@ -763,12 +769,16 @@ def test_an_evaluation_that_a_cap_or_ctrl_c_ends_prints_what_it_spent(
         assert "budget.calls" in capped.err
 
         process = subprocess.Popen(
-            place.command(*evaluate), env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            place.command(*evaluate, *as_json),
+            env=place.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         await_requests(server, 4)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         out, err = process.communicate(timeout=60)
-        assert (process.returncode, out) == (130, "")
+        assert (process.returncode, out) == (128 + stop, "")
         assert f"spent: {len(server.received()) - 3} calls, " in err
         assert "Traceback" not in err
 
@@ -947,7 +957,7 @@ def test_a_stopped_run_keeps_the_calls_in_flight_and_prints_how_to_resume(
         await_requests(server, EXAMPLES + 1)
         process.send_signal(stop)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == 130, err
+        assert process.returncode == 128 + stop, err
         assert out == ""
         (run,) = place.runs
         assert f"agentopt optimize --resume {run}\n" in err

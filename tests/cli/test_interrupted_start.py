@@ -1,4 +1,4 @@
-"""Ctrl-C while the command line loads ends it with exit code 130, and without a traceback.
+"""Ctrl-C while the command line loads ends it with exit code 130, SIGTERM with 143, and without a traceback.
 
 Before the first line of agentopt runs, Ctrl-C is Python's own matter: each signal here comes during an import after it.
 """
@@ -30,6 +30,7 @@ IN_DATACLASS = f"exec({SENT!r})"
 IN_CLASS_BODY = f'type("Body", (), {{"of": type("Field", (), {{"__set_name__": lambda *_: {SENT}}})()}})'
 AS_MODULE = 'runpy.run_module("agentopt", run_name="__main__", alter_sys=True)'
 AS_SCRIPT = "from agentopt.__main__ import main; sys.exit(main())"
+TERMINATED = "os.kill(os.getpid(), signal.SIGTERM)"
 IGNORED = "signal.signal(signal.SIGINT, signal.SIG_IGN)"  # as a shell starts the background processes of a script
 DRY_RUN = ["optimize", "task", "--dry-run"]
 
@@ -64,6 +65,14 @@ def test_ctrl_c_while_modules_load(module: str, arguments: list[str], wrapped: s
 def test_ctrl_c_while_the_console_script_loads(module: str, arguments: list[str]) -> None:
     end = outcome(module=module, arguments=arguments, wrapped=SENT, start=AS_SCRIPT, before=IGNORED)
     assert end == (130, "", "")
+
+
+@pytest.mark.parametrize("start", [AS_MODULE, AS_SCRIPT])
+def test_sigterm_while_a_command_loads(start: str) -> None:
+    end = outcome(
+        module="agentopt.cli.commands.optimize", arguments=DRY_RUN, wrapped=TERMINATED, start=start, before=IGNORED
+    )
+    assert end == (143, "", "")
 
 
 def test_the_console_script_is_the_function_that_ends_without_a_traceback() -> None:

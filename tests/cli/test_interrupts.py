@@ -54,18 +54,50 @@ def until_interrupted():
 signal.signal(signal.SIGINT, interrupt)
 try:
     with second_interrupt_ends(lambda: "the last words", seconds={seconds}):
-        os.write(1, b"ready\\n")
-        {block}
+        if True:
+            os.write(1, b"ready\\n")
+            {block}
 except KeyboardInterrupt:
     os.write(1, b"ended\\n")
+"""
+
+TERMINABLE = """
+import os, signal, sys, time
+from agentopt.cli.interrupts import second_interrupt_ends, terminable
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with terminable():
+    try:
+        with second_interrupt_ends(lambda: "the last words", seconds={seconds}):
+            os.write(1, b"ready\\n")
+            {block}
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+SLOW_TO_END = """
+try:
+    os.write(1, b"in it\\n")
+    time.sleep(3600)
+except KeyboardInterrupt:
+    os.write(1, b"interrupted\\n")
+    try:
+        time.sleep(3600)
+    except KeyboardInterrupt:
+        time.sleep(3600)
+"""
+FAILS = """
+try:
+    os.write(1, b"in it\\n")
+    time.sleep(3600)
+except KeyboardInterrupt:
+    sys.exit(1)
 """
 
 
 class Command:
     """A process that runs a block, and receives Ctrl-C when it has written a word."""
 
-    def __init__(self, folder: Path, block: str, seconds: float) -> None:
-        program = PROGRAM.format(block=indent(block, " " * 8).strip(), seconds=seconds)
+    def __init__(self, folder: Path, block: str, seconds: float, program: str) -> None:
+        program = program.format(block=indent(block, " " * 12).strip(), seconds=seconds)
         self._process = subprocess.Popen(
             [sys.executable, "-c", program], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -77,9 +109,9 @@ class Command:
     def wait_for(self, word: str) -> None:
         assert self.line() == word
 
-    def interrupt_after(self, word: str) -> None:
+    def interrupt_after(self, word: str, number: signal.Signals = signal.SIGINT) -> None:
         self.wait_for(word)
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(number)
 
     def interrupt_until_it_ends(self) -> None:
         """Two signals of which none was handled meanwhile are one."""
@@ -101,8 +133,8 @@ class Command:
 def command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     started: list[Command] = []
 
-    def start(block: str, seconds: float = 0.01) -> Command:
-        started.append(Command(tmp_path, block, seconds))
+    def start(block: str, seconds: float = 0.01, program: str = PROGRAM) -> Command:
+        started.append(Command(tmp_path, block, seconds, program))
         return started[-1]
 
     yield start
@@ -164,6 +196,32 @@ def test_one_ctrl_c_lets_the_block_end_by_itself(command: Callable[..., Command]
     one = command(ENDS, seconds=0)
     one.interrupt_after("ready")
     assert one.outcome() == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_names_the_signal(command: Callable[..., Command], number: signal.Signals) -> None:
+    one = command(WAITS_ON, program=TERMINABLE)
+    one.interrupt_after("ready", number)
+    assert one.outcome() == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_failure_after_a_signal_keeps_its_code(command: Callable[..., Command], number: signal.Signals) -> None:
+    one = command(FAILS, program=TERMINABLE)
+    one.wait_for("ready")
+    one.interrupt_after("in it", number)
+    assert one.outcome() == (1, "")
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_after_sigterm_ends_at_once_with_its_code(
+    command: Callable[..., Command], second: signal.Signals
+) -> None:
+    one = command(SLOW_TO_END, program=TERMINABLE)
+    one.wait_for("ready")
+    one.interrupt_after("in it", signal.SIGTERM)
+    one.interrupt_after("interrupted", second)
+    assert one.outcome() == (143, "the last words\n")
 
 
 def test_a_block_that_has_ended_is_not_watched() -> None:
