@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
@@ -40,21 +41,40 @@ def in_words(words: Iterable[str]) -> str:
 
 
 def failures_in_words(failures: Mapping[str, str], total: int, noun: str) -> list[str]:
-    """`row-3: no answer`, or `8 of 8 rows: no answer (a, b, c, ...)` for failures with the same words.
+    """`row-3: no answer`, or `8 of 8 rows: no answer (a, b, c, ...)` for failures with the same reason.
+
+    Reasons that differ by what they quote after `got` alone are the same; the first is shown.
 
     Args:
         failures: Name of each that failed -> why.
         total: Number of all of them, those that did not fail included.
         noun: What one of them is, such as `row`.
     """
-    names: dict[str, list[str]] = {}
+    alike: dict[str, dict[str, str]] = {}
     for name, why in failures.items():
-        names.setdefault(why, []).append(name)
-    return [
-        f"{same[0]}: {why}" if len(same) == 1 else f"{len(same):,} of {counted(total, noun)}: {why} ({_first(same)})"
-        for why, same in names.items()
-    ]
+        reason = without_example(why, name)
+        alike.setdefault(_GOT.split(reason)[0], {})[name] = reason
+    return [_in_words(same, total, noun) for same in alike.values()]
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:FIRST]) + (", ..." if len(names) > FIRST else "")
+def without_example(why: str, example: str) -> str:
+    """Return the reason of a failure without the id of its example, for lists that name it beside the reason.
+
+    Args:
+        why: The reason.
+        example: The id.
+    """
+    return re.sub(rf",? on example {re.escape(example)}(?!\w)", "", why)
+
+
+_GOT = re.compile(r", (?:but )?got ")
+"""What comes before the text that a reason quotes."""
+
+
+def _in_words(same: Mapping[str, str], total: int, noun: str) -> str:
+    name, reason = next(iter(same.items()))
+    if len(same) == 1:
+        return f"{name}: {reason}"
+    shown = ", ".join(list(same)[:FIRST]) + (", ..." if len(same) > FIRST else "")
+    quoted = f"; the text is that of {name}" if len({*same.values()}) > 1 else ""
+    return f"{len(same):,} of {counted(total, noun)}: {reason} ({shown}{quoted})"

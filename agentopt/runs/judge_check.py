@@ -13,7 +13,7 @@ from agentopt.core.agreement import Agreement, agreement, classes_of, correlatio
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import by_group
 from agentopt.core.errors import ModelError, ScorerError, TaskError, UserError
-from agentopt.core.message_text import counted
+from agentopt.core.message_text import counted, without_example
 from agentopt.core.prediction_powered import CorrectedMean, corrected_mean
 from agentopt.core.records import Evaluation, Score, Split
 from agentopt.core.stats import Difference, Interval, mean_interval, paired_difference
@@ -152,11 +152,13 @@ async def check_judge(
                 results = [await evaluator.run_example(candidate, one.example) for evaluator in evaluators]
                 errors = [result.error for result in results if result.error]
                 scores = [Score(r.score, judgements=r.judgements) for r in results if r.score is not None]
-                return errors[0] if errors else replace(one, scores=tuple(scores))
+                if errors:
+                    return without_example(errors[0], one.example.id)
+                return replace(one, scores=tuple(scores))
             scorers = [judge.using(session.model, seed, repeat) for repeat in range(repeats)]
             return replace(one, scores=tuple([await judged(s, one.example, one.label.output) for s in scorers]))
         except (ModelError, ScorerError) as error:
-            return str(error)
+            return without_example(str(error), one.example.id)
 
     outcomes = await asyncio.gather(*(scored(one) for one in found), return_exceptions=True)
     for outcome in outcomes:

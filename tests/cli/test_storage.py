@@ -158,11 +158,16 @@ def test_a_database_in_use_is_not_copied(old: Path, tmp_path: Path, console_scri
         ("UPDATE agentopt_schema SET version_num = '9999'", "version 9999"),
     ],
 )
-def test_problems_are_found(old: Path, console_script: Script, statement: str, problem: str) -> None:
+def test_problems_are_found_and_not_copied(
+    old: Path, tmp_path: Path, console_script: Script, statement: str, problem: str
+) -> None:
     open_journal(str(old)).close()
     execute(old, statement)
     code, out, _ = console_script("storage", "check", str(old))
     assert (code, "Problem: " in out, problem in out) == (1, True, True)
+    code, out, error = console_script("storage", "copy", str(old), str(tmp_path / "new.db"))
+    assert (code, out, problem in error, "new.db" in error) == (2, "", True, False)
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_a_damaged_file_is_found(old: Path, console_script: Script) -> None:

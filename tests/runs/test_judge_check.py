@@ -203,7 +203,7 @@ async def test_an_output_that_the_judge_cannot_score_is_reported_and_left_out(tm
     report = await check(own_labels(range(10)), tmp_path, broken_on(4))
     assert report.labels == 9
     assert list(report.failed) == ["labels.csv:4"]
-    assert "gave no usable verdict" in report.failed["labels.csv:4"]
+    assert "gave no usable verdict: " in report.failed["labels.csv:4"], "the label is named beside it"
     # No `UserError`: the input is right, so the command exits with 1, as the documentation promises.
     with pytest.raises(ScorerError, match=r"the judge scored no labelled output: .*gave no usable verdict") as ended:
         await check(own_labels([4]), tmp_path, broken_on(4))

@@ -415,6 +415,43 @@ def test_failures_with_the_same_words_are_listed_once() -> None:
     found = {"a": "unknown model", "b": "no answer", "c": "unknown model"}
     assert failures_in_words(found, 8, "row") == ["2 of 8 rows: unknown model (a, c)", "b: no answer"]
     assert failures_in_words({}, 8, "row") == []
+
+
+JUDGED = "the judge gave no usable verdict on example {}: no verdict in it, got {!r}"
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        (
+            {name: JUDGED.format(name, "support") for name in ("6", "63", "a b", "e-1")},
+            ["4 of 9 rows: the judge gave no usable verdict: no verdict in it, got 'support' (6, 63, a b, ...)"],
+        ),
+        (
+            {"6": JUDGED.format("6", "I"), "63": JUDGED.format("63", "no")},
+            ["2 of 9 rows: the judge gave no usable verdict: no verdict in it, got 'I' (6, 63; the text is that of 6)"],
+        ),
+        (
+            {name: f"the program ended with exit status 3, on example {name}" for name in ("a", "b")},
+            ["2 of 9 rows: the program ended with exit status 3 (a, b)"],
+        ),
+        (
+            {name: f"`f` must return a finite number, but got nan on example {name}" for name in ("a", "b")},
+            ["2 of 9 rows: `f` must return a finite number, but got nan (a, b)"],
+        ),
+        (
+            {"a": "the scorer `f` failed on example a: KeyError: 'x'", "b": "the scorer `f` failed on example b: 3"},
+            ["a: the scorer `f` failed: KeyError: 'x'", "b: the scorer `f` failed: 3"],
+        ),
+    ],
+)
+def test_failures_that_differ_by_their_row_or_by_what_they_quote_are_listed_once(
+    found: dict[str, str], lines: list[str]
+) -> None:
+    assert failures_in_words(found, 9, "row") == lines
+
+
+def test_left_out_examples_share_a_line() -> None:
     left = [LeftOut("test", name, "content filter", "filtered") for name in ("a", "b", "c")]
     assert left_out_notes(left) == [
         "test examples a, b and c were left out of every comparison: content filter: filtered"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from langgraph.checkpoint.base import empty_checkpoint
 
 from agentopt.api import optimize
 from agentopt.cli.commands.worker import orphans_of
-from agentopt.core.database import open_engine
+from agentopt.cli.run_names import run_path
+from agentopt.core.database import open_engine, without_password
 from agentopt.core.errors import CallbackError, ConfigError, JournalError
 from agentopt.core.events import Event, ExampleDone, TestDone, TrialDone
 from agentopt.core.records import Evaluation, ExampleResult
@@ -615,6 +617,29 @@ def test_a_stopped_run_is_listed_with_its_best_score_so_far(home: Path, storage:
     finished = run(home, storage)
     code, out, _ = console_script("runs", "list", "--storage", storage, "--json")
     assert {one["run"]: one["finished"] for one in json.loads(out)["runs"]} == {folder.name: False, finished.name: True}
+
+
+def test_the_list_of_a_storage_has_the_commands_that_resume_its_runs(
+    home: Path, away: Path, storage: str, console_script: Script
+) -> None:
+    folder, setting = stopped(home, storage), f"storage={without_password(storage)}"
+
+    def resuming() -> list[list[str]]:
+        _, out, _ = console_script("runs", "list", "--storage", storage)
+        assert PASSWORD not in out
+        return [shlex.split(line) for line in out.partition("To resume:\n")[2].splitlines()]
+
+    assert resuming() == [["agentopt", "optimize", "--resume", folder.name, "-c", setting]]
+    with open_store(storage) as (_, engine), engine.begin() as connection:
+        (row,) = connection.execute(sa.select(stored_runs)).mappings().all()
+        older = {**row, "run": "1" * 32, "created": 1.0}  # begun in the same second, elsewhere
+        connection.execute(stored_runs.insert().values(older))
+    assert [words[3] for words in resuming()] == ["1" * 32, row["run"]]
+    for name in (folder.name, row["run"]):
+        assert run_path(Path(name), [setting]) == Path("runs") / folder.name
+    result = optimize(home / "planted", resume=Path("runs") / folder.name, provider=ScriptedModel(answer))
+    assert len(result.trials) == 2
+    assert [words[3] for words in resuming()] == ["1" * 32]
 
 
 def test_runs_of_others_are_listed_with_all(home: Path, away: Path, storage: str, console_script: Script) -> None:

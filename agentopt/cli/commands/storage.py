@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.storage_places import Place, databases_of, opened, shown_place, tables_of
-from agentopt.core.database import SCHEMA, create_tables, names_in
+from agentopt.core.database import SCHEMA, check_version, create_tables, names_in
 from agentopt.core.errors import ConfigError
 from agentopt.core.message_text import counted, in_words
 from agentopt.core.schema_upgrade import Step, steps_from, upgrade, version_of
@@ -162,6 +163,10 @@ def _problems(connection: sa.Connection) -> Iterator[str]:
         yield from (f"version {step.version} is missing: {step.text}" for step in _steps(connection))
     except ConfigError as error:
         yield str(error)
+    yield from _faults(connection)
+
+
+def _faults(connection: sa.Connection) -> Iterator[str]:
     yield from _missing_columns(connection)
     if {responses.name, requests.name} <= names_in(connection):
         yield from _unrelated_rows(connection)
@@ -186,6 +191,24 @@ def check_whole(engine: sa.Engine, place: Place) -> None:
     if found:
         remedy = "restore it from a copy, or save what can be read: sqlite3 FILE .recover | sqlite3 NEW"
         raise ConfigError(found[0].partition("\n")[0], where=shown_place(place), remedy=remedy)
+
+
+def check_copyable(engine: sa.Engine, place: Place) -> None:
+    """Raise `ConfigError` if a copy of a database would have a problem that `storage check` reports.
+
+    Args:
+        engine: The database.
+        place: Where it is.
+    """
+    check_whole(engine, place)
+    with engine.connect() as connection:
+        for group in tables_of(connection):
+            check_version(connection, group)
+        found = list(_faults(connection))
+    if found:
+        check = shlex.join(["agentopt", "storage", "check", shown_place(place)])
+        remedy = f"restore it from a copy; `{check}` lists what it has"
+        raise ConfigError(in_words(found), where=shown_place(place), remedy=remedy)
 
 
 def _missing_columns(connection: sa.Connection) -> Iterator[str]:

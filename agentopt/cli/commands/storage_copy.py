@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentopt.cli.commands.storage import check_unused, check_whole
+from agentopt.cli.commands.storage import check_copyable, check_unused
 from agentopt.cli.commands.storage_runs import CopiedRun, copy_run, copy_stored_runs
 from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.storage_places import Place, databases_of, opened, place_of, run_of, shown_place, tables_of
-from agentopt.core.database import check_version, create_tables, names_in
+from agentopt.core.database import create_tables, names_in
 from agentopt.core.errors import ConfigError
 from agentopt.core.message_text import counted
 from agentopt.core.table_copy import Comparison, compare, copy_rows
@@ -84,7 +84,8 @@ def copy_storage(source: str, target: str, settings: Sequence[str], console: Con
     """`agentopt storage copy`.
 
     Raises:
-        ConfigError: The source is in use or has tables of another version, or the target has other values for a row.
+        ConfigError: The source has a problem that `storage check` reports, is in use, or has tables of another version;
+            or the target has other values for a row.
     """
     to = place_of(target)
     run = run_of(source, settings)
@@ -93,7 +94,7 @@ def copy_storage(source: str, target: str, settings: Sequence[str], console: Con
         raise ConfigError(rule, where=run.path, remedy="copy that storage")
     for found in databases_of(source, settings):
         with opened(found) as engine:  # before anything is written
-            check_whole(engine, found)
+            check_copyable(engine, found)
     place = journal_place(run.config.journal) if run else place_of(source)
     databases = () if run and isinstance(place, Path) and not place.exists() else (_copied(place, to),)
     copies = StorageCopy(databases, (copy_run(run, to),) if run else tuple(copy_stored_runs(place, to)))
@@ -134,8 +135,6 @@ def _groups(engine: sa.Engine, source: Place) -> list[sa.MetaData]:
     """The groups of tables of the source."""
     with engine.connect() as connection:
         groups = tables_of(connection)
-        for group in groups:
-            check_version(connection, group)
     if not groups:
         rule = "the database has neither a journal nor jobs"
         remedy = "name another one as FROM; the trials of a run are copied with the run: give its name or folder"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from agentopt.cli.commands.runs import RESULT_COLUMNS, RunLine, RunList, result_cells, run_table, unfinished_cells
-from agentopt.cli.output import print_json
+from agentopt.cli.output import print_json, print_plain
 from agentopt.core.database import without_password
 from agentopt.core.errors import UserError
 from agentopt.models.session import journal_place
@@ -51,3 +53,11 @@ def show_stored_runs(storage: str, console: Console, *, is_of_all: bool = False,
         rows.append((run.name, run.owner, *cells))
     table = run_table(("run", "owner", *RESULT_COLUMNS), rows, console.width)
     console.print(table if found else f"no runs in {without_password(storage)}")
+    stopped = [run for run, result in found if result is None and not run.is_running]
+    if stopped:
+        print_plain(console, "To resume:")
+    names = Counter(run.name for run in runs)
+    for run in stopped:
+        name = run.name if names[run.name] == 1 else run.run  # of several with one name, it means the newest
+        setting = f"storage={without_password(storage)}"
+        print_plain(console, f"  {shlex.join(['agentopt', 'optimize', '--resume', name, '-c', setting])}")
