@@ -127,6 +127,7 @@ async def aoptimize(
     if config.storage:
         with open_store(config.storage):
             pass  # a storage that cannot be used leaves no folder behind
+    is_first = not config.runs.exists()
     run = opened or RunFolder.create(loaded, config, archive)
     try:
         async with ending_once(observe), holding(run) as hold:
@@ -138,7 +139,7 @@ async def aoptimize(
                 return await Optimization(loaded, config, run, session, watched, hold, search, pool).result()
     except UserError:
         if not opened and not has_study(run.trials):
-            discard(run)  # resuming it would meet the same mistake; the journal keeps the responses
+            discard(run, is_first=is_first)  # resuming it would meet the same mistake; the journal keeps the responses
             observe(Note(f"removed {run.path}, which has no trial"))
         raise
 

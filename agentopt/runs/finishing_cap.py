@@ -14,6 +14,7 @@ from agentopt.runs.expected_lengths import expected_lengths
 from agentopt.runs.pace import seconds_of
 from agentopt.runs.worst_case import FINALISTS, estimate, kept_for_test
 from agentopt.search.base import SearchSpace
+from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
 
 
 async def with_finishing_cap(
@@ -50,6 +51,20 @@ async def with_finishing_cap(
     before_test = max(total - test, error.spent + left * search) + error.wanted
     kept = min(getattr(kept_for_test(task, space, specs), name), before_test)
     return replace(stopped, finishes=max(before_test + max(kept, test), error.enough))
+
+
+async def finishing_before_search(error: BudgetExceeded, task: Task, session: Session, config: Config) -> StopReason:
+    """Return why a run ended before its search began, with the cap that is expected to pay for all of it.
+
+    Args:
+        error: What ended the run.
+        task: The task.
+        session: The models, the journal and the budget of the run.
+        config: The settings of the run.
+    """
+    specs = session.specs
+    space = unlimited_space(task, specs) if needs_measuring(task) else search_space(task, specs)
+    return await with_finishing_cap(error, task, space, session, config, config.budget.trials - 1)
 
 
 def _tests(task: Task) -> float:

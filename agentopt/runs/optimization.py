@@ -15,6 +15,7 @@ from agentopt.core.errors import (
     EvaluationStopped,
     NothingEvaluated,
     StrategyError,
+    larger_cap,
 )
 from agentopt.core.events import (
     Event,
@@ -45,7 +46,7 @@ from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_o
 from agentopt.runs.evaluators import EvaluatorPool, batch_notes, open_evaluator
 from agentopt.runs.expected_case import costly_baseline
 from agentopt.runs.failed_examples import WorstExamples
-from agentopt.runs.finishing_cap import with_finishing_cap
+from agentopt.runs.finishing_cap import finishing_before_search, with_finishing_cap
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.reserve import seconds_kept, usage_kept
@@ -106,13 +107,17 @@ class Optimization:
         try:
             return await self._result()
         except (NothingEvaluated, BudgetExceeded) as error:
-            cap, spent = error.stopped.run_cap, self.session.budget.spent
+            stopped = error.stopped
+            if isinstance(error, BudgetExceeded):
+                stopped = await finishing_before_search(error, self.task, self.session, self.config)
+            cap, spent = stopped.run_cap, self.session.budget.spent
             if cap and cap != "seconds" and not spent.calls:
                 remove_study(self.run.trials, self.hold.condition)  # it has no answer
-                remedy = f"raise budget.{cap}; `--dry-run` prints what a run needs at most"
-                raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
+                enough = larger_cap(getattr(self.config.budget, cap), stopped.enough, stopped.finishes)
+                remedy = f"raise budget.{cap} to {enough}, with which the run is expected to finish"
+                raise ConfigError(stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
             if isinstance(error, BudgetExceeded):
-                error = await self._nothing_evaluated(error.stopped)
+                error = await self._nothing_evaluated(stopped)
             paid = Spent(self.session.spent, self.session.unpriced)
             error.add_note(f"  {paid.message}; this run is kept in {self.run.path}")
             raise error

@@ -77,9 +77,17 @@ def _end(run: RunFolder, store: RunStore, lease: Lease, hold: Hold, patience: Pa
     return failure
 
 
-def discard(run: RunFolder) -> None:
-    """Remove the folder of a run that could not be started, and what a storage has of it."""
+def discard(run: RunFolder, *, is_first: bool = False) -> None:
+    """Remove the folder of a run that could not be started, and what a storage has of it.
+
+    Args:
+        run: The run.
+        is_first: Whether the folder of runs was made for it, and is removed, too.
+    """
     run.discard()
+    if is_first:
+        with suppress(OSError):  # another run was begun there meanwhile
+            run.path.parent.rmdir()
     if run.config.storage:
         with open_store(run.config.storage) as (store, _):
             store.remove(run.id)

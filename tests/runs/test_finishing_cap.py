@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentopt.api import aoptimize
-from agentopt.core.errors import BudgetExceeded, larger_cap
+from agentopt.core.errors import BudgetExceeded, ConfigError, NothingEvaluated, larger_cap
 from agentopt.core.task import Task
 from agentopt.models.base import Request, Response
 from agentopt.models.scripted import ScriptedModel
@@ -62,6 +62,33 @@ async def test_the_suggested_cap_finishes_the_run_at_the_first_attempt(tmp_path:
     assert len(done.trials) == TRIALS
     assert done.test_ended is None
     assert getattr(done.total, name) <= enough
+
+
+@pytest.mark.parametrize(
+    ("name", "cap", "refused"),
+    [("usd", 1e-9, ConfigError), ("tokens", 1, ConfigError), ("calls", 0, ConfigError), ("calls", 1, NothingEvaluated)],
+)
+async def test_a_cap_that_pays_for_no_candidate_is_refused_with_one_that_finishes_the_run(
+    tmp_path: Path, name: str, cap: float, refused: type[Exception]
+) -> None:
+    def answer(request: Any, repeat: int) -> str:
+        return f"{request.messages[-1].content[:8]} {repeat} of a response of some words"
+
+    with pytest.raises(refused) as ended:
+        await aoptimize(task(), config(tmp_path, **{name: cap}), provider=ScriptedModel(answer))
+    assert (tmp_path / "runs").exists() == (refused is NothingEvaluated)
+    found = re.search(rf"{name}(?: to |=)([\d.]+)", str(ended.value))
+    assert found
+    enough = float(found[1]) if name == "usd" else int(found[1])
+    done = await aoptimize(task(), config(tmp_path, **{name: enough}), provider=ScriptedModel(answer))
+    assert (len(done.trials), done.test_ended) == (TRIALS, None)
+
+
+async def test_a_folder_of_runs_that_was_there_before_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ConfigError):
+        await aoptimize(task(), config(tmp_path, calls=0), provider=ScriptedModel(lambda request, repeat: "a"))
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize(
