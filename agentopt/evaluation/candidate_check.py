@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from agentopt.core.axes import DEMOS
@@ -44,6 +45,23 @@ def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
             )
             raise CandidateError(rule, remedy="use a best.yaml that a run wrote, which has the demonstrations")
     return Candidate.of({s.name: _without_own(candidate[s.name], s) for s in task.subtasks})
+
+
+def samples_notes(candidate: Candidate, task: Task) -> Iterator[str]:
+    """Yield a note on each subtask whose number of samples the task does not list; such a candidate can be evaluated.
+
+    Args:
+        candidate: The candidate, which `checked_candidate` accepts.
+        task: The task.
+    """
+    for subtask in task.subtasks:
+        count, allowed = candidate[subtask.name].num_samples, subtask.num_samples
+        if count not in allowed:
+            listed = ", ".join(map(str, allowed))
+            yield (
+                f"the candidate has num_samples {count} for {subtask.name}, which is not in the task's list "
+                f"({listed}): a search of this task does not try it"
+            )
 
 
 def _without_own(choice: SubtaskChoice, subtask: Subtask) -> SubtaskChoice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agentopt.core.errors import BudgetExceeded, EvaluationStopped
+from agentopt.core.errors import BudgetExceeded, EvaluationStopped, NothingEvaluated
 from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Task
 from agentopt.models.session import Session
@@ -53,8 +53,10 @@ async def with_finishing_cap(
     return replace(stopped, finishes=max(before_test + max(kept, test), error.enough))
 
 
-async def finishing_before_search(error: BudgetExceeded, task: Task, session: Session, config: Config) -> StopReason:
-    """Return why a run ended before its search began, with the cap that is expected to pay for all of it.
+async def finishing_before_search(
+    error: EvaluationStopped | NothingEvaluated, task: Task, session: Session, config: Config
+) -> StopReason:
+    """Return why a run ended, with the cap that is expected to pay for all of it if a cap ended it before its search.
 
     Args:
         error: What ended the run.
@@ -62,6 +64,8 @@ async def finishing_before_search(error: BudgetExceeded, task: Task, session: Se
         session: The models, the journal and the budget of the run.
         config: The settings of the run.
     """
+    if not isinstance(error, BudgetExceeded):
+        return error.stopped
     specs = session.specs
     space = unlimited_space(task, specs) if needs_measuring(task) else search_space(task, specs)
     return await with_finishing_cap(error, task, space, session, config, config.budget.trials - 1)

@@ -106,20 +106,17 @@ class Optimization:
         """
         try:
             return await self._result()
-        except (NothingEvaluated, BudgetExceeded) as error:
-            stopped = error.stopped
-            if isinstance(error, BudgetExceeded):
-                stopped = await finishing_before_search(error, self.task, self.session, self.config)
-            cap, spent = stopped.run_cap, self.session.budget.spent
-            if cap and cap != "seconds" and not spent.calls:
+        except (NothingEvaluated, EvaluationStopped) as error:
+            stopped = await finishing_before_search(error, self.task, self.session, self.config)
+            if (cap := stopped.run_cap) and cap != "seconds" and not self.session.budget.spent.calls:
                 remove_study(self.run.trials, self.hold.condition)  # it has no answer
-                enough = larger_cap(getattr(self.config.budget, cap), stopped.enough, stopped.finishes)
-                remedy = f"raise budget.{cap} to {enough}, with which the run is expected to finish"
+                value = larger_cap(getattr(self.config.budget, cap), stopped.enough, stopped.finishes)
+                remedy = f"raise budget.{cap} to {value}, with which the run is expected to finish"
                 raise ConfigError(stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
-            if isinstance(error, BudgetExceeded):
+            if isinstance(error, EvaluationStopped):
                 error = await self._nothing_evaluated(stopped)
-            paid = Spent(self.session.spent, self.session.unpriced)
-            error.add_note(f"  {paid.message}; this run is kept in {self.run.path}")
+            spent = Spent(self.session.spent, self.session.unpriced).message
+            error.add_note(f"  {spent}; this run is kept in {self.run.path}")
             raise error
         except (CallbackError, StrategyError) as error:
             error.add_note(f"  this run is resumed by {self.run.resuming}")
@@ -165,7 +162,10 @@ class Optimization:
         if not has_study(self.run.trials):  # otherwise an earlier session has measured them
             rows = counted(len(self.task.splits["validation"]), "validation example")
             self.observer(Note(f"measuring token lengths: the baseline runs on {rows}"))
-        return await evaluator.evaluate(self.task.baseline)
+        found = await evaluator.evaluate(self.task.baseline)
+        if found.why_unscored and len(found.failures) == len(found.results):  # calls, which a resumed run repeats
+            raise await self._nothing_evaluated(StopReason(StopKind.FAILED, detail=found.why_unscored))
+        return found
 
     async def _search(
         self, space: SearchSpace, store: TrialStore, evaluator: Evaluator, prompts: PromptPhase, measured_in: float

@@ -172,6 +172,21 @@ def test_a_cap_that_ends_the_evaluation_gives_no_verdict_and_a_cap_that_suffices
     assert agentopt(*command, "-c", f"budget.{name}={enough[0]}")[0] == 0
 
 
+@pytest.mark.parametrize(("samples", "is_noted"), [(1, False), (3, False), (4, True), (7, True)])
+def test_a_number_of_samples_that_the_task_does_not_list_is_noted(
+    agentopt: Command, place: Path, server: ServerProcess, samples: int, is_noted: bool
+) -> None:
+    (place / "given.yaml").write_text(yaml.safe_dump({"answer": {"model": "large", "num_samples": samples}}))
+    note = f"has num_samples {samples} for answer, which is not in the task's list (1, 2, 3, 5, 8): "
+    code, out, _ = agentopt("gate", "given.yaml", "--against", "small.yaml", "--task", "task", *SETTINGS)
+    assert (code, f"\ngiven.yaml: the candidate {note}" in out) == (0, is_noted)
+    code, out, _ = agentopt("gate", "small.yaml", "--against", "given.yaml", "--task", "task", *SETTINGS, "--json")
+    notes = json.loads(out)["notes"]
+    assert [one.startswith(f"given.yaml: the candidate {note}") for one in notes] == [True] * is_noted
+    code, _, errors = agentopt("evaluate", "task", "--candidate", "given.yaml", *SETTINGS)
+    assert (code, errors.count(note)) == (0, is_noted)
+
+
 def test_an_endpoint_that_cannot_be_reached_gives_no_verdict(agentopt: Command, place: Path) -> None:
     entry = {"base_url": "http://127.0.0.1:9/v1", "price": "free", "max_attempts": 1}
     (place / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry, "large": entry}}))

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from agentopt.core.errors import (
     CallsFailError,
     CandidateError,
     ConfigError,
+    FailureScope,
     NothingEvaluated,
     PermanentModelError,
     TaskError,
@@ -206,6 +208,30 @@ async def test_more_than_a_tenth_left_out_ends_the_evaluation_and_names_rows_and
     rule = r"(?s)examples failed.*2 of 16 examples: refused \(validation-1.*failed_examples=zero"
     with pytest.raises(CallsFailError, match=rule):
         await aevaluate(toy_task(), config=config(tmp_path), split="validation", provider=some)
+
+
+@pytest.mark.parametrize("is_measured", [False, True])
+@pytest.mark.parametrize(
+    ("scope", "rows"), [("model", 16), ("example", 16), ("transient", 16), ("transient", 4), ("example", 4)]
+)
+async def test_a_run_of_which_every_call_fails_is_resumed_as_its_message_says(
+    tmp_path: Path, scope: FailureScope, rows: int, is_measured: bool
+) -> None:
+    task = toy_task(validation=rows)
+    if is_measured:
+        task = replace(task, subtasks=tuple(replace(subtask, tokens=None) for subtask in task.subtasks))
+
+    def refuse(request: Request, repeat: int) -> str:
+        raise PermanentModelError("no connection", kind="no connection", scope=scope)
+
+    with pytest.raises(NothingEvaluated) as ended:
+        await aoptimize(task, config(tmp_path), provider=ScriptedModel(refuse))
+    (folder,) = (tmp_path / "runs").iterdir()
+    run = RunFolder.open(folder)
+    assert f"remedy: fix the cause, then `{run.resuming}`; answers" in str(ended.value)
+    assert str(ended.value).count("remedy") == 1
+    assert not re.search("start (again|a new)", str(ended.value))
+    assert (await aoptimize(task, config(tmp_path), resume=run, provider=toy_model())).trials
 
 
 async def test_a_model_that_no_call_can_reach_ends_the_run_with_the_result_so_far(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from agentopt.core.message_text import counted
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.stats import Difference
 from agentopt.deploy.deployment import Deployment, find_deployment
-from agentopt.evaluation.candidate_check import checked_candidate
+from agentopt.evaluation.candidate_check import checked_candidate, samples_notes
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
 from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
@@ -161,7 +161,10 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
     if difference is None:
         rule = f"no row of the {options.split} split has a score for both candidates"
         raise ConfigError(rule, where=source, remedy="see `agentopt evaluate` for what failed")
-    return _report(source, options, difference, (ours, theirs), found.candidate)
+    report = _report(source, options, difference, (ours, theirs), found.candidate)
+    named = {str(options.candidate): found.candidate, options.against: reference}
+    notes = (f"{name}: {note}" for name, one in named.items() for note in samples_notes(one, found.task))
+    return replace(report, notes=(*report.notes, *notes))
 
 
 def _report(
