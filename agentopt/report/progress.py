@@ -71,6 +71,8 @@ class RunProgress:
     """Examples, or rewards, that ended since the last other event."""
     _ended: str = "example"
     """What `examples` counts."""
+    _is_counted: bool = True
+    """Whether the activity is what they are of; otherwise they ended after something that was reported meanwhile."""
     budget: Budget | None = None
     """The live budget of the run; None before it has one."""
     _search: SearchStarted | None = None
@@ -115,6 +117,7 @@ class RunProgress:
     _downloads: dict[str, FileProgress] = field(default_factory=dict)
     _before_download: str = "starting"
     _has_ended: bool = False
+    _is_stopping: bool = False
     _started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +140,8 @@ class RunProgress:
                     del self._batches[event.batch]
             case _:
                 self.examples = 0
+                self._is_counted = isinstance(event, TrialStarted | TestStarted | PromptsStarted)
+                self._is_stopping = self._is_stopping or isinstance(event, Stopping)
                 self._note(event)
         self._sample()
 
@@ -223,8 +228,11 @@ class RunProgress:
 
     @property
     def activity_line(self) -> str:
-        """The activity, with the number of examples or rewards that ended meanwhile."""
-        return f"{self.activity} ({counted(self.examples, self._ended)} done)" if self.examples else self.activity
+        """The activity, with the number of examples or rewards that ended meanwhile; without it while the run stops."""
+        if not self.examples or self._is_stopping:
+            return self.activity
+        done = f"{counted(self.examples, self._ended)} done"
+        return f"{self.activity} ({done})" if self._is_counted else f"{self.activity}; {done} since"
 
     @property
     def trials(self) -> int:

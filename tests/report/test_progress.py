@@ -27,10 +27,12 @@ from agentopt.core.events import (
     Note,
     PromptsDone,
     PromptsStarted,
+    RewardDrawn,
     RunDone,
     RunStarted,
     SearchStarted,
     StillRunning,
+    Stopping,
     TestStarted,
     TrialDone,
     TrialStarted,
@@ -47,6 +49,7 @@ from agentopt.testing.toy import toy_model, toy_task
 from tests.report.pages import settings
 
 CANDIDATE = Candidate.of({"answer": SubtaskChoice("large", 3)})
+EXAMPLE, REWARD = ExampleDone(ExampleResult("a", 1.0)), RewardDrawn("a", 1.0)
 HOSTILE = "\x1b[2Jline 1\nline 2\r\n\u202eright to left\u2028end\ud83d\x07"
 LONG = "organisation/" + "very-long-model-name-" * 12
 
@@ -332,6 +335,35 @@ def test_elsewhere_a_line_is_printed_now_and_then(clock: Clock) -> None:
         f"trial 0: answer: large x3 ({n} examples done)" for n in (2, 4, 6)
     ]
     assert "\x1b" not in note
+
+
+@pytest.mark.parametrize(
+    ("activity", "ended", "line"),
+    [
+        (TrialStarted(0, CANDIDATE, "random"), EXAMPLE, "trial 0: answer: large x3 (2 examples done)"),
+        (PromptsStarted("answer", "before"), REWARD, "system prompt of answer, before the search (2 rewards done)"),
+        (
+            Note("1 system prompt raced, 16 responses"),
+            REWARD,
+            "1 system prompt raced, 16 responses; 2 rewards done since",
+        ),
+        (ModelNotice("m", "waiting", "HTTP 429"), EXAMPLE, "m: HTTP 429; 2 examples done since"),
+        (Stopping(4), EXAMPLE, Stopping(4).message),
+        (Stopping(4), REWARD, Stopping(4).message),
+    ],
+)
+def test_what_is_done_is_counted_beside_what_it_is_of(clock: Clock, activity: Event, ended: Event, line: str) -> None:
+    progress = RunProgress(clock)
+    for event in (started(Budget(Caps(), clock=clock)), activity, ended, ended):
+        progress(event)
+    assert progress.activity_line == line
+
+
+def test_no_number_is_shown_beside_what_is_reported_while_the_run_stops(clock: Clock) -> None:
+    progress = RunProgress(clock)
+    for event in (started(Budget(Caps(), clock=clock)), Stopping(4), Note("a note"), EXAMPLE):
+        progress(event)
+    assert progress.activity_line == "a note"
 
 
 def test_packed_fields_share_lines_as_far_as_they_fit() -> None:
