@@ -34,15 +34,14 @@ class ResponsesIncomplete(Event):
     @property
     def message(self) -> str:
         limit = "max_tokens" if self.max_tokens is None else f"max_tokens {self.max_tokens}"
-        found = f"{self.cut_off} of {self.responses} responses so far were cut off at {limit}"
+        of = f"of {counted(self.responses, 'response')} so far"
+        found = f"{self.cut_off} {of} were cut off at {limit}"
         remedy = "raise it if answers are longer"
         if self.only_thought > self.cut_off:
-            found = f"{self.only_thought} of {self.responses} responses so far hold only a thought"
+            found = f"{self.only_thought} {of} hold only a thought"
             remedy = f"raise {limit} or lower reasoning_effort"
         if self.filtered > max(self.cut_off, self.only_thought):
-            found = (
-                f"{self.filtered} of {self.responses} responses so far were cut off by the provider's content filter"
-            )
+            found = f"{self.filtered} {of} were cut off by the provider's content filter"
             remedy = "loosen the filter, or use another provider"
         return f"warning: {self.subtask}: {found}; {remedy}"
 

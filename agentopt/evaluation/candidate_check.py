@@ -8,6 +8,7 @@ from dataclasses import replace
 from agentopt.core.axes import DEMOS
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import CandidateError
+from agentopt.core.message_text import counted
 from agentopt.core.task import Subtask, Task
 
 
@@ -41,7 +42,8 @@ def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
         given, wanted_demos = len(candidate[subtask.name].demos), dict(candidate[subtask.name].settings).get(DEMOS, 0)
         if given != wanted_demos:
             rule = (
-                f"the candidate has {given} demonstrations of subtask {subtask.name}, but its setting is {wanted_demos}"
+                f"the candidate has {counted(given, 'demonstration')} of subtask {subtask.name}, but its setting is "
+                f"{wanted_demos}"
             )
             raise CandidateError(rule, remedy="use a best.yaml that a run wrote, which has the demonstrations")
     return Candidate.of({s.name: _without_own(candidate[s.name], s) for s in task.subtasks})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
 from agentopt.core.errors import BudgetExceeded, CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
-from agentopt.core.message_text import failures_in_words
+from agentopt.core.message_text import counted, failures_in_words
 from agentopt.core.records import (
     EarlyStop,
     Evaluation,
@@ -287,8 +287,8 @@ class Evaluator:
             reasons = {r.id: r.failure.reason for r in left_out if r.failure}
             shown = "; ".join(failures_in_words(reasons, planned, "example")[:5])
             raise CallsFailError(
-                f"{len(left_out)} of {planned} examples failed for a reason that lies in the example, and at most "
-                f"{MOST_LEFT_OUT:.0%} may be left out ({shown})",
+                f"{len(left_out)} of {counted(planned, 'example')} failed for a reason that lies in the example, and "
+                f"at most {MOST_LEFT_OUT:.0%} may be left out ({shown})",
                 remedy="remove these rows, use another model, or set failed_examples=zero to score them 0",
             )
 

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agentopt.core.message_text import counted
 from agentopt.core.stats import Cells, Estimator, Floats, cells
 from agentopt.prompts.covariance import (
     NULL_STARTS,
@@ -303,7 +304,7 @@ class _Evidence:
 
     @property
     def _on_all(self) -> str:
-        at = f"at {self.intended[0]} user prompts x {self.intended[1]:.3g} responses"
+        at = f"at {counted(self.intended[0], 'user prompt')} x {self.intended[1]:.3g} responses"
         return f"{at} {_beside_noise(self.ratio)}"
 
     def _undecided(self) -> tuple[FilterVerdict, str]:

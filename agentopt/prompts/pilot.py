@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentopt.core.errors import AgentoptError, BudgetExceeded
+from agentopt.core.message_text import counted
 from agentopt.core.stats import Floats
 from agentopt.prompts.filter import FilterResult, analyse, open_cells
 from agentopt.prompts.rewards import Cell, Rewards
@@ -91,7 +92,7 @@ async def _measure(
             for n, k in np.argwhere(wanted)
             for m in range(repeats)
         ]
-        on_note(f"pilot: {len(cells)} more responses after {int(taken.sum())}")
+        on_note(f"pilot: {counted(len(cells), 'more response')} after {int(taken.sum())}")
         try:
             await rewards.sample(cells)
         except BudgetExceeded:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentopt.core.errors import AgentoptError
+from agentopt.core.message_text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class ProposerChain:
                     found.setdefault(_normalised(text), NewPrompt(text, proposer.name))
             if len(found) >= k:
                 break
-            problem = f"{proposer.name} gave only {len(found)} new prompts of {wanted}"
+            problem = f"{proposer.name} gave only {counted(len(found), 'new prompt')} of {wanted}"
         return list(found.values())[:k]
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from agentopt.core.message_text import counted
 from agentopt.core.stats import Floats
 from agentopt.prompts.halving import RaceSettings, halving, standing
 from agentopt.prompts.prompt_proposers import NewPrompt
@@ -161,4 +162,4 @@ def counted_by_proposer(proposers: Iterable[str]) -> str:
     by = Counter(proposer for proposer in proposers if proposer != SEED)
     origins = {"components": "from the authored bank"}
     parts = ", ".join(f"{count} {origins.get(name, f'by {name}')}" for name, count in by.items())
-    return f"{by.total()} variants ({parts})" if by else "no variant"
+    return f"{counted(by.total(), 'variant')} ({parts})" if by else "no variant"

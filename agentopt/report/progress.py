@@ -270,7 +270,7 @@ class RunProgress:
             return ["preparing", *self.waits(), *self._problems()]
         cap = budget.caps.trials
         return [
-            counted(self.trials, "trial") if cap is None else f"{self.trials} of {cap} trials",
+            counted(self.trials, "trial") if cap is None else f"{self.trials} of {counted(cap, 'trial')}",
             self._best_score(),
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{self.calls_per_second():.1f} calls/s",
@@ -285,7 +285,7 @@ class RunProgress:
 
     def _problems(self) -> Iterator[str]:
         if self._cut_off:
-            yield f"{self._cut_off:,} of {self._responses:,} responses cut off"
+            yield f"{self._cut_off:,} of {counted(self._responses, 'response')} cut off"
         if self._failure:
             yield f"{counted(self._failed, 'failed example')}, the last: {self._failure}"
 

@@ -297,7 +297,8 @@ def cap_notes(
             yield f"Warning: {shown} cannot bind, as the run takes at most {bound} {unit} without retries"
             continue
         paid = [_trials_within(cap, name, case, trials) for case in (expected, worst)]
-        yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst{free}"
+        most_paid = f"{paid[0]} of {counted(trials, 'trial')}"
+        yield f"{shown} pays for about {most_paid} in the expected case, {paid[1]} in the worst{free}"
         if (test := getattr(expected.test, name)) > cap / 2:
             whole = format_usd(test) if name == "usd" else f"{math.ceil(test):,}"
             enough = usd_at_least(2 * test) if name == "usd" else f"{math.ceil(2 * test):,}"

@@ -67,12 +67,10 @@ class IncompleteResponses:
 
     def __str__(self) -> str:
         limit, now = ("", "") if self.max_tokens is None else (f" {self.max_tokens}", f" (now {self.max_tokens})")
-        cut = f"{self.cut_off} of {self.responses} responses were cut off at max_tokens{limit}"
-        thought = (
-            f"{self.only_thought} of {self.responses} responses hold only a thought: raise max_tokens{now} or lower "
-            "reasoning_effort"
-        )
-        by_filter = f"{self.filtered} of {self.responses} responses were cut off by the provider's content filter"
+        of = f"of {counted(self.responses, 'response')}"
+        cut = f"{self.cut_off} {of} were cut off at max_tokens{limit}"
+        thought = f"{self.only_thought} {of} hold only a thought: raise max_tokens{now} or lower reasoning_effort"
+        by_filter = f"{self.filtered} {of} were cut off by the provider's content filter"
         counts = ((self.cut_off, cut), (self.filtered, by_filter), (self.only_thought, thought))
         found = [text for count, text in counts if count]
         by = f" ({', '.join(self.models)})" if self.models else ""

@@ -28,6 +28,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.database import Condition
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.core.files import own_file
+from agentopt.core.message_text import counted
 from agentopt.core.records import by_score
 from agentopt.models.base import ChatModel
 from agentopt.models.thinking_tokens import ThinkingTokens
@@ -298,7 +299,7 @@ class _Nodes:
             return {**done, "again": again}
         if self.agent.shares:
             proposals, doubt = promising(space, self.runner.trials, proposals, self.agent.seed)
-        proposed = f"the agent proposed {len(proposals)} of {wanted} candidates"
+        proposed = f"the agent proposed {len(proposals)} of {counted(wanted, 'candidate')}"
         problem = f"{proposed}: {doubt or reply.problem or 'too few'}" if len(proposals) < wanted else ""
         guidelines = beside.reason if self.agent.is_full else state["guidelines"]
         given = _proposals.dump_python(proposals)

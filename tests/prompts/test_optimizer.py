@@ -338,7 +338,7 @@ async def test_empty_long_known_and_equal_prompts_are_dropped_and_the_next_propo
     chain = ProposerChain([first, Fixed("second", ["Other.", "Third."])], fallbacks.append, longest=40)
     found = await chain.propose(BRIEF, [Attempt("Known.", "seed", 0.0, 1, 0.0)], 2)
     assert [(n.system_prompt, n.proposer) for n in found] == [("New.", "first"), ("Other.", "second")]
-    assert fallbacks == ["first gave only 1 new prompts of 2; second writes 1"]
+    assert fallbacks == ["first gave only 1 new prompt of 2; second writes 1"]
 
 
 async def test_a_proposer_that_fails_is_skipped_and_the_reason_is_reported() -> None:

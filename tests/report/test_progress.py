@@ -366,6 +366,13 @@ def test_no_number_is_shown_beside_what_is_reported_while_the_run_stops(clock: C
     assert progress.activity_line == "a note"
 
 
+@pytest.mark.parametrize(("cap", "field"), [(1, "0 of 1 trial"), (2, "0 of 2 trials"), (None, "0 trials")])
+def test_one_is_no_plural(clock: Clock, cap: int | None, field: str) -> None:
+    progress = RunProgress(clock)
+    progress(RunStarted(Path("runs/a"), Budget(Caps(trials=cap), clock=clock)))
+    assert progress.fields()[0] == field
+
+
 def test_packed_fields_share_lines_as_far_as_they_fit() -> None:
     assert packed(["ab", "cd", "efgh", "i" * 20], 10) == ["ab | cd", "efgh", "i" * 20]
     assert packed([], 10) == []

@@ -16,6 +16,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.demos import Demo, Demos
 from agentopt.core.errors import CandidateError, ConfigError, TaskError
 from agentopt.core.events import Note
+from agentopt.core.message_text import counted
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Program, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
@@ -316,7 +317,7 @@ async def test_without_train_examples_a_run_does_not_start(tmp_path: Path) -> No
 async def test_a_candidate_whose_demonstrations_are_missing_is_refused(tmp_path: Path, demos: tuple[Demo, ...]) -> None:
     settings: Any = {"demos": 2}
     candidate = Candidate.of({"answer": SubtaskChoice("one", settings=settings, demos=demos)})
-    with pytest.raises(CandidateError, match=f"has {len(demos)} demonstrations .*, but its setting is 2"):
+    with pytest.raises(CandidateError, match=f"has {counted(len(demos), 'demonstration')} of .*, but its setting is 2"):
         await aevaluate(task(), candidate, config(tmp_path), provider=planted())
 
 

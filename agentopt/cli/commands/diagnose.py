@@ -13,6 +13,7 @@ from agentopt.cli.output import interruptible, notes_console, print_json, print_
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event
+from agentopt.core.message_text import counted
 from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
@@ -80,8 +81,9 @@ def _show_parts(parts: Mapping[str, Usage], config: Config, console: Console) ->
         table.add_row(name, *usage_cells(usage))
     console.print(titled("Worst case of the pilot, before caps; no model was called", table))
     console.print(
-        f"At most {prompts.variants} system prompts (prompts.variants) on {prompts.pilot_user_prompts} user prompts "
-        f"(prompts.pilot_user_prompts) with {prompts.repeats} responses each (prompts.repeats). Every cell gets two; "
+        f"At most {counted(prompts.variants, 'system prompt')} (prompts.variants) on "
+        f"{counted(prompts.pilot_user_prompts, 'user prompt')} (prompts.pilot_user_prompts) with "
+        f"{counted(prompts.repeats, 'response')} each (prompts.repeats). Every cell gets two; "
         "further ones are drawn only if they could change the result. Responses in the journal cost nothing.",
         markup=False,
         highlight=False,

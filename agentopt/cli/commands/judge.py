@@ -104,7 +104,7 @@ def show_judge_report(report: JudgeReport, console: Console) -> None:
         f"{report.own} of them the candidate's",
     )
     if report.failed:
-        left_out = f"{len(report.failed)} of {report.labels + len(report.failed)} labelled outputs"
+        left_out = f"{len(report.failed)} of {counted(report.labels + len(report.failed), 'labelled output')}"
         print_plain(console, f"{left_out} have no score by the judge, and are left out below")
     if report.agreement:
         console.print(_table(report.agreement))
@@ -143,8 +143,8 @@ def _lines(report: JudgeReport) -> Iterator[str]:
     if corrected := report.corrected:
         yield (
             f"corrected score: {corrected.mean:.3f} {format_interval(corrected.interval)} at 95%, from "
-            f"{corrected.labelled} labelled and {corrected.unlabelled} other examples, whose mean by the judge is "
-            f"{corrected.judge_mean:.3f} (weight {corrected.weight:.2f})"
+            f"{corrected.labelled} labelled and {counted(corrected.unlabelled, 'other example')}, whose mean by the "
+            f"judge is {corrected.judge_mean:.3f} (weight {corrected.weight:.2f})"
         )
     yield from report.notes
 

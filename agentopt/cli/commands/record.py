@@ -15,6 +15,7 @@ from agentopt.cli.output import interruptible, print_json, print_plain, stderr_c
 from agentopt.core.candidate import Candidate
 from agentopt.core.events import Note, Observer
 from agentopt.core.files import check_writable
+from agentopt.core.message_text import counted
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.runs.config import Config, load_config
@@ -59,8 +60,8 @@ def run_recording(task: Path, out: Path, settings: Sequence[str], console: Conso
     print_plain(console, f"{out}: {landscape.about}")
     print_plain(
         console,
-        f"{len(landscape.scores)} candidates of {landscape.space.size} are affordable; baseline {base:.3f}, "
-        f"best {landscape.optimum:.3f}: {best}",
+        f"{len(landscape.scores)} of {counted(landscape.space.size, 'candidate')} can be afforded; "
+        f"baseline {base:.3f}, best {landscape.optimum:.3f}: {best}",
     )
 
 
