@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import compileall
+import gc
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+import agentopt
 from agentopt.core import plugins
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
@@ -59,6 +62,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--runs", type=int, help="How often test_killed_processes.py disturbs a run in each way. Default: 1."
     )
+
+
+def pytest_configure() -> None:
+    """Compiles the package once: if `PYTHONDONTWRITEBYTECODE` is set, each process that a test starts would do so."""
+    compileall.compile_dir(Path(agentopt.__file__).parent, quiet=2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keeps the compiled test modules, and exempts what was collected from garbage collection.
+
+    The modules are kept even if `PYTHONDONTWRITEBYTECODE` is set. Those that a test writes are not: Python would run
+    the first version of one written twice within a second. The whole suite is 640,000 objects that live until its end.
+    """
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        sys.dont_write_bytecode = before
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
