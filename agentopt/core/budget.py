@@ -286,7 +286,7 @@ class Budget:
             reservation: A reservation whose call is in the ledger.
         """
 
-    async def publish(self) -> None:
+    async def publish(self, *, recount: bool = False) -> None:
         """Do nothing: the spend of one process is known to it; see `SharedBudget`."""
 
     def reopen(self, worst: Usage, purpose: str) -> Reservation:

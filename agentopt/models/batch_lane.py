@@ -222,7 +222,6 @@ class BatchLane:
 
     async def _adopt(self, submission: Submission) -> None:
         """Collect the batch of another session."""
-        await self._book.adopt(submission)
         adopted = []
         for call in submission.calls:
             self._of_others.pop(call.key, None)
@@ -230,6 +229,10 @@ class BatchLane:
             reservation = self._budget.reopen(call.worst, call.request.purpose) if is_own else None
             adopted.append(Waiting(call, reservation))
             self._earlier.setdefault(call.key, []).append(adopted[-1])
+        # This session counts them before the sum of the earlier ones, from which they are moved, leaves them out.
+        await self._budget.publish()
+        await self._book.adopt(submission)
+        await self._budget.publish(recount=True)
         if not submission.is_known:
             self._start(self._submit(submission.id, adopted, is_resumed=True), adopted)
         for batch in submission.batches:

@@ -64,9 +64,7 @@ class SharedBudget(Budget):
         self._others: dict[str, Usage] = {}
         self._granted: dict[str, Usage] = {}
         self._granted_at = 0
-        self._adopted: dict[str, Usage] = {}
         self._refused: dict[Wish, View] = {}
-        self._recount = False
         self._turn = asyncio.Lock()
         self._is_closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
@@ -106,11 +104,6 @@ class SharedBudget(Budget):
         Raises:
             ValueError: The reservation was settled before.
         """
-        adopted = self._adopted.get(reservation.purpose, Usage())
-        if isinstance(reservation, _Adopted):
-            self._adopted[reservation.purpose] = adopted - reservation.worst
-            self._recount = True  # the ledger has its actual usage
-            actual = Usage()
         super().settle(reservation, actual)
         self._refused.clear()
         if self._returning is None:
@@ -131,15 +124,16 @@ class SharedBudget(Budget):
             raise TransientModelError("the process was suspended before the call", kind="suspended", sent=False)
 
     def reopen(self, worst: Usage, purpose: str) -> Reservation:
-        """Turn spend of an earlier session into a reservation: the outcome of its call is still open.
+        """Reserve a call of an earlier session, whose outcome is open, also beyond the slice.
+
+        Until its ledger entry is this session's and `publish` has recounted, it is part of `spent` too: counted twice
+        for a moment, it is never left out.
 
         Args:
             worst: The worst case of the call, which the ledger has.
             purpose: The purpose of the call.
         """
-        self._adopted[purpose] = self._adopted.get(purpose, Usage()) + worst
-        self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
-        return _Adopted(purpose, worst)
+        return self._taken(worst, purpose)
 
     @contextmanager
     def holding_back(self, usage: Usage, seconds: float = 0.0) -> Iterator[None]:
@@ -153,13 +147,16 @@ class SharedBudget(Budget):
         with super().holding_back(usage, seconds):
             yield
 
-    async def publish(self) -> None:
+    async def publish(self, *, recount: bool = False) -> None:
         """Record what was settled, return the unused part of the slice, and read what the others settled.
+
+        Args:
+            recount: Whether ledger entries of earlier sessions have become this one's.
 
         Raises:
             JournalError: The database cannot be used.
         """
-        await asyncio.shield(self._begun(self._publish()))
+        await asyncio.shield(self._begun(self._publish(recount=recount)))
 
     async def aclose(self) -> None:
         """Leave the budget; afterwards `spent` is the spend of all processes by the ledger."""
@@ -182,8 +179,7 @@ class SharedBudget(Budget):
         return not any(_only_capped(granted, caps).exceeded_by(self._used(purpose) + worst) for caps in bounds)
 
     def _used(self, purpose: str) -> Usage:
-        flying = self._in_flight.get(purpose, Usage()) - self._adopted.get(purpose, Usage())
-        return self._spent.get(purpose, Usage()) + flying
+        return self._spent.get(purpose, Usage()) + self._in_flight.get(purpose, Usage())
 
     def _taken(self, worst: Usage, purpose: str) -> Reservation:
         self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
@@ -212,9 +208,7 @@ class SharedBudget(Budget):
 
     def _check_settled(self, worst: Usage, purpose: str) -> None:
         """Raise `BudgetExceeded` if the call would not fit even if all calls in flight cost nothing."""
-        if self._recount:  # the spend of earlier sessions is not known
-            return
-        spent = {name: usage - self._adopted.get(name, Usage()) for name, usage in self.spent_by_purpose.items()}
+        spent = self.spent_by_purpose
         self._check(sum(spent.values(), Usage()), spent.get(purpose, Usage()), worst, purpose)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T], undo: Callable[[T], None]) -> T:
@@ -233,7 +227,7 @@ class SharedBudget(Budget):
         task.add_done_callback(_has_failed)  # marks an exception as retrieved: the caller may have been cancelled
         return task
 
-    async def _sync(self, wish: Wish | None) -> View:
+    async def _sync(self, wish: Wish | None, *, recount: bool = False) -> View:
         self._granted.clear()
         self._granted_at = self.lease.lapses
         purposes = {*self._spent, *self._in_flight, *([wish.purpose] if wish else [])}
@@ -242,12 +236,7 @@ class SharedBudget(Budget):
         for purpose, usage in used.items():
             settled = self._spent.get(purpose, Usage())
             own[purpose] = Share(settled, _in_tokens(usage - settled))
-        recount, self._recount = self._recount, False
-        try:
-            view = await self._in_thread(partial(self._store.sync, own, wish, recount=recount))
-        except JournalError:
-            self._recount = recount
-            raise
+        view = await self._in_thread(partial(self._store.sync, own, wish, recount=recount))
         self._others = dict(view.others)
         if wish and view.granted is not None:
             self._granted[wish.purpose] = _in_tokens(used[wish.purpose] + view.granted)
@@ -269,14 +258,10 @@ class SharedBudget(Budget):
         self._returning = None
         self._begun(self._publish())  # after an error, the next grant reports it
 
-    async def _publish(self) -> None:
+    async def _publish(self, *, recount: bool = False) -> None:
         async with self._turn:
             if not self._is_closed:
-                await self._sync(None)
-
-
-class _Adopted(Reservation):
-    """A call of an earlier session, which the ledger counts."""
+                await self._sync(None, recount=recount)
 
 
 @dataclass(eq=False, slots=True)

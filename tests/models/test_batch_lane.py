@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from agentopt.models.catalog import BatchTerms, ModelSpec
 from agentopt.models.client import ModelClient
 from agentopt.models.hosted import HostedModel
 from agentopt.models.journal import Journal
+from agentopt.models.shared_budget import open_shared_budget
 from agentopt.testing.batch_servers import AnthropicBatchServer, BatchPlan, OpenAIBatchServer
 
 KEY = "sk-a-key-that-is-secret"
@@ -76,9 +77,15 @@ async def session(
     quiet: float = 0.02,
     fresh: bool = False,
     sleep: Callable[[float], Any] = no_wait,
+    is_shared: bool = False,
 ) -> AsyncIterator[Client]:
     journal, specs = Journal(folder / "journal.db", fresh=fresh), {spec.name: spec}
-    budget = Budget(caps, already_spent=journal.spend(run).by_purpose)
+    ending = AsyncExitStack()
+    budget = (
+        await ending.enter_async_context(open_shared_budget(folder / "journal.db", run, journal.session, caps))
+        if is_shared
+        else Budget(caps, already_spent=journal.spend(run).by_purpose)
+    )
 
     def transport(specs: Mapping[str, ModelSpec], on_status: Callable[..., None]) -> BatchTransport:
         return BatchTransport(
@@ -97,6 +104,7 @@ async def session(
     finally:
         await model.aclose()
         await provider.aclose()
+        await ending.aclose()
         await journal.aclose()
 
 
@@ -177,53 +185,77 @@ async def test_lines_that_fail_are_called_directly_or_fail_as_classified(provide
     assert failures == {"batch expired": 1, "batch ended": 1, "HTTP 500": 1, "HTTP 400": 1}
 
 
+async def left_waiting(folder: Path, spec: ModelSpec, requests: Mapping[str, Request], **options: Any) -> Usage:
+    """Calls of a session that ends while their batch waits; returns what the ledger has for them then."""
+    accepted = asyncio.Event()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, BatchWaiting):
+            accepted.set()
+
+    async with session(folder, spec, observer=observe, **options) as client:
+        calls = [asyncio.create_task(client.model.generate(r, is_batched=True)) for r in requests.values()]
+        await accepted.wait()
+        await client.model.aclose()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {RunStoppingError}
+        left = client.journal.spend(options.get("run", "run"))
+        assert close(client.budget.spent, left.by_purpose["samples"]), "a call that waits counts at its worst case"
+        assert left.failures == {}
+    return left.by_purpose["samples"]
+
+
+shared_or_not = pytest.mark.parametrize("is_shared", [False, True], ids=["own budget", "shared budget"])
+
+
 @every_provider
-async def test_an_end_of_the_session_leaves_its_batch_to_the_next_one(provider: str, tmp_path: Path) -> None:
+@shared_or_not
+async def test_an_end_of_the_session_leaves_its_batch_to_the_next_one(
+    provider: str, tmp_path: Path, *, is_shared: bool
+) -> None:
     requests = requests_of(20)
-    plan = BatchPlan(polls=10**9)
-    async with SERVERS[provider](plan=plan, api_key=KEY) as server:
-        accepted = asyncio.Event()
-
-        def observe(event: Event) -> None:
-            if isinstance(event, BatchWaiting):
-                accepted.set()
-
-        async with session(tmp_path, spec_of(server), observer=observe) as client:
-            calls = [asyncio.create_task(client.model.generate(r, is_batched=True)) for r in requests.values()]
-            await accepted.wait()
-            await client.model.aclose()
-            ends = await asyncio.gather(*calls, return_exceptions=True)
-            assert {type(end) for end in ends} == {RunStoppingError}
-            left = client.journal.spend("run")
-            assert close(client.budget.spent, left.by_purpose["samples"]), "a call that waits counts at its worst case"
-            assert left.failures == {}
+    async with SERVERS[provider](plan=BatchPlan(polls=10**9), api_key=KEY) as server:
+        left = await left_waiting(tmp_path, spec_of(server), requests, is_shared=is_shared)
         server.plan = BatchPlan()
-        async with session(tmp_path, spec_of(server)) as client:
-            assert close(client.budget.in_flight, left.by_purpose["samples"])
+        async with session(tmp_path, spec_of(server), is_shared=is_shared) as client:
+            assert close(client.budget.in_flight, left)
+            assert client.budget.spent.calls == 0
             assert await client.texts(requests, is_batched=False) == equal(requests), "it is waited for, not paid again"
-            spent = client.journal.spend("run")
-            assert close(client.budget.spent, spent.by_purpose["samples"])
+            spent = client.journal.spend("run").by_purpose["samples"]
+            assert close(client.budget.spent, spent)
             assert client.budget.in_flight.usd == pytest.approx(0)
             assert BatchBook(client.journal).submissions() == []
     assert set(server.executed.values()) == {1}
     assert server.operations["create"] == 1
-    assert spent.by_purpose["samples"].usd < left.by_purpose["samples"].usd / 2
+    assert spent.usd < left.usd / 2
+
+
+@every_provider
+@shared_or_not
+@pytest.mark.parametrize("more", [1, 3, 40])
+async def test_a_cap_holds_over_the_batch_of_an_earlier_session(
+    provider: str, tmp_path: Path, more: int, *, is_shared: bool
+) -> None:
+    """The later calls are sent one by one, so that the shared budget is written between them."""
+    async with SERVERS[provider](plan=BatchPlan(polls=10**9), api_key=KEY) as server:
+        await left_waiting(tmp_path, spec_of(server), requests_of(6), is_shared=is_shared)
+        server.plan, caps = BatchPlan(), Caps(calls=6 + more)
+        async with session(tmp_path, spec_of(server), caps=caps, is_shared=is_shared) as client:
+            assert await client.texts(requests_of(6)) == equal(requests_of(6))
+            for number in range(more):
+                assert await client.texts({f"w{number}": request(f"w{number}")}, is_batched=False)
+                assert client.budget.spent.calls == 7 + number
+            with pytest.raises(BudgetExceeded, match=f"the calls cap of {6 + more} is reached: {6 + more} spent"):
+                await client.texts({"beyond": request("beyond")}, is_batched=False)
+            spent = client.journal.spend("run").by_purpose["samples"]
+            assert close(client.budget.spent, spent)
+        assert spent.calls == len(server.requests) == 6 + more
 
 
 async def test_another_run_collects_the_batch_that_has_its_responses_and_pays_nothing(tmp_path: Path) -> None:
     requests = requests_of(5)
     async with OpenAIBatchServer(plan=BatchPlan(polls=10**9), api_key=KEY) as server:
-        accepted = asyncio.Event()
-
-        def observe(event: Event) -> None:
-            if isinstance(event, BatchWaiting):
-                accepted.set()
-
-        async with session(tmp_path, spec_of(server), run="first", observer=observe) as client:
-            calls = [asyncio.create_task(client.model.generate(r, is_batched=True)) for r in requests.values()]
-            await accepted.wait()
-            await client.model.aclose()
-            await asyncio.gather(*calls, return_exceptions=True)
+        await left_waiting(tmp_path, spec_of(server), requests, run="first")
         server.plan = BatchPlan()
         async with session(tmp_path, spec_of(server), run="second") as client:
             more = requests_of(7)

@@ -188,6 +188,10 @@ class Book:
         with self.engine.begin() as connection:
             connection.execute(ledger.update().where(ledger.c.id == entry).values(**asdict(actual), outcome="ok"))
 
+    def move(self, entry: str, session: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(ledger.update().where(ledger.c.id == entry).values(session=session))
+
     @property
     def total(self) -> Usage:
         c = ledger.c
@@ -212,6 +216,14 @@ class Recorded:
     async def send(self, worst: Usage = ONE, purpose: str = "samples") -> tuple[Reservation, str]:
         reservation = await self.budget.reserve(worst, purpose)
         return reservation, self._book.enter(self._session, worst, purpose)
+
+    async def adopt(self, entry: str, worst: Usage, purpose: str = "samples") -> Reservation:
+        """Continue an earlier session's call, in the order in which a `BatchLane` does."""
+        reservation = self.budget.reopen(worst, purpose)
+        await self.budget.publish()
+        self._book.move(entry, self._session)
+        await self.budget.publish(recount=True)
+        return reservation
 
     def answered(self, sent: tuple[Reservation, str], actual: Usage = ONE) -> None:
         self._book.close(sent[1], actual)
@@ -275,17 +287,33 @@ async def test_the_next_session_counts_what_the_ledger_has(place: Place, book: B
 async def test_an_earlier_sessions_call_frees_what_it_did_not_cost(place: Place, book: Book) -> None:
     entry = book.enter("it waits in a batch", ONE * 5)
     async with joined(place, book, Caps(calls=8)) as budget:
-        reopened = budget.budget.reopen(ONE * 5, "samples")
+        reopened = await budget.adopt(entry, ONE * 5)
         for _ in range(3):
             budget.answered(await budget.send())
         waiting = asyncio.create_task(budget.send())
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        book.close(entry, ONE)
-        budget.budget.settle(reopened, ONE)
+        budget.answered((reopened, entry))
         budget.answered(await waiting)
         await budget.budget.publish()
         assert budget.budget.spent == book.total == ONE * 5
+
+
+async def test_an_earlier_sessions_call_is_counted_by_all_processes_at_each_moment(place: Place, book: Book) -> None:
+    entry, caps = book.enter("it waits in a batch", ONE * 5), Caps(calls=8)
+    async with joined(place, book, caps) as one, joined(place, book, caps) as other:
+        reopened = await one.adopt(entry, ONE * 5)
+        sent = [await other.send() for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(other.send(), 0.1)
+        for each in sent:
+            other.answered(each)
+        one.answered((reopened, entry), ONE * 5)
+        await one.budget.publish()
+        with pytest.raises(BudgetExceeded, match="the calls cap of 8 is reached: 8 spent"):
+            await other.send()
+        await one.budget.publish()
+        assert one.budget.spent == other.budget.spent == book.total == ONE * 8
 
 
 async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Place, book: Book) -> None:
