@@ -20,14 +20,12 @@ from agentopt.core.yaml_models import Form, Strict, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.file_digest import sha256_of
 from agentopt.models.model_table import batch_share, find_entry, table_defaults
+from agentopt.models.prices import FreeOrPriced, Usd
 from agentopt.models.providers import adding_command
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 OPENAI_HOST = "api.openai.com"
 PROJECT_FILE = Path("configs/models.yaml")
-
-Usd = Annotated[float, Field(ge=0, le=1e6)]
-"""A price in USD, per 1M tokens or per request: far below what sums of it would overflow with."""
 
 
 class _Entry(Strict):
@@ -93,7 +91,7 @@ class BatchTerms(_Entry):
     """Price of a batched call, as a share of a direct call's."""
 
 
-class ModelSpec(_Entry):
+class ModelSpec(_Entry, FreeOrPriced):
     """One catalogue entry. Exactly one of `litellm`, `base_url` and `weights` specifies where the model is.
 
     Prices, context length and abilities that an entry does not set are taken from the table bundled with litellm, if
@@ -131,7 +129,7 @@ class ModelSpec(_Entry):
     usd_per_request: Usd = 0.0
     """USD per request, beside those of its tokens."""
     price: Literal["free"] | None = None
-    """`free`: calls cost nothing."""
+    """`free`: calls cost nothing; refused beside a price above 0."""
     unpriced: Literal["ok"] | None = None
     """`ok`: a cap in USD is accepted though the price is unknown; calls of this model then do not count against it."""
     batch: BatchTerms | None = None

@@ -21,7 +21,8 @@ from agentopt.core.task import Subtask, Task
 from agentopt.core.ties import is_higher
 from agentopt.core.yaml_models import Strict, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml
-from agentopt.models.catalog import ModelSpec, Usd
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.prices import FreeOrPriced, Usd
 from agentopt.models.request_fitting import requests_for
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
@@ -38,7 +39,7 @@ MOST_COUNTED = 20_000
 """Largest space whose untried candidates are counted."""
 
 
-class NewPrice(Strict):
+class NewPrice(FreeOrPriced):
     """The prices of one model, as in its catalogue entry; those that are not given stay."""
 
     usd_per_1m_prompt: Usd | None = None

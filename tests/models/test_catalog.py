@@ -295,3 +295,23 @@ def test_models_of_their_makers_are_listed_before_those_of_resellers(word: str) 
     assert own == sorted(own, reverse=True)
     assert own[0]
     assert not own[-1]
+
+
+PRICES = ["usd_per_1m_prompt", "usd_per_1m_completion", "usd_per_1m_cached_prompt", "usd_per_1m_reasoning"]
+
+
+@pytest.mark.parametrize("key", [*PRICES, "usd_per_request"])
+def test_a_free_model_with_a_price_is_refused(key: str, tmp_path: Path) -> None:
+    file = written(tmp_path, f"models:\n  a: {{base_url: x, price: free, {key}: 4}}")
+    with pytest.raises(CatalogError) as caught:
+        read_catalog(file)
+    message = str(caught.value)
+    assert f"models.a: with `price: free`, no price may be above 0, but got `{key}: 4`" in message
+    assert f"remedy: remove `price: free`, or remove `{key}`" in message
+    with pytest.raises(CatalogError, match=f"but got `{key}: 4`"):
+        ModelSpec(**{"name": "a", "base_url": "x", "price": "free", key: 4})
+
+
+def test_a_free_model_may_have_prices_of_zero(tmp_path: Path) -> None:
+    file = written(tmp_path, f"models:\n  a: {{base_url: x, price: free, {': 0, '.join(PRICES)}: 0}}")
+    assert read_catalog(file)["a"].prices.usd(1_000_000, 1_000_000) == 0

@@ -221,12 +221,19 @@ async def test_a_changed_task_is_refused(tmp_path: Path) -> None:
         what_if(folder, other, loaded.specs, Question())
 
 
+BUT_GOT = "no price may be above 0, but got"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("models: {smal: {usd_per_1m_prompt: 1}}", "the run has no model 'smal'"),
         ("models: {small: {usd_per_1m_promt: 1}}", "models.small.usd_per_1m_promt"),
         ("models: {small: {usd_per_1m_prompt: -1}}", "models.small.usd_per_1m_prompt"),
+        *(
+            (f"models: {{small: {{price: free, {key}: 4}}}}", f"models.small: with `price: free`, {BUT_GOT} `{key}: 4`")
+            for key in sorted(NewPrice.model_fields.keys() - {"price"})
+        ),
     ],
 )
 def test_a_mistake_in_a_price_file_is_named(text: str, message: str, tmp_path: Path) -> None:
