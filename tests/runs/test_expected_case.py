@@ -176,6 +176,27 @@ def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_long
     assert expected.demos.usd <= worst.demos.usd
 
 
+@pytest.mark.parametrize("budget", [{}, *({"usd": 0.05 * 2**n} for n in range(10)), {"calls": 300}, {"tokens": 50_000}])
+@pytest.mark.parametrize("writer", ["ultra", "mini", "thinker"])
+def test_no_part_of_the_expected_case_is_negative_or_above_the_worst(budget: dict[str, float], writer: str) -> None:
+    """A cap that the writer alone would pass leaves its calls, and the price of these is that of their tokens."""
+    train = tuple(
+        replace(example, id=f"t{example.id}") for example in company_task(validation=30, test=1).splits["validation"]
+    )
+    task = company_task(validation=60, test=80)
+    task = replace(task, splits={**task.splits, "train": train})
+    settings = {"budget": {"trials": 5, **budget}, "agent": {"model": writer}, "strategy": "agent"}
+    worst, expected, _, _ = cases(task, **settings)
+    for part in ("search", "agent", "demos", "prompts", "test", "total"):
+        for field in ("calls", "prompt_tokens", "completion_tokens", "usd"):
+            assert 0 <= getattr(getattr(expected, part), field) <= getattr(getattr(worst, part), field) + 1e-9, (
+                part,
+                field,
+            )
+    if worst.prompts.calls:
+        assert expected.prompts.usd > 0
+
+
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
