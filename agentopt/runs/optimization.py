@@ -56,7 +56,7 @@ from agentopt.runs.run_lease import Hold
 from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, as_first_met
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.studies import has_study, remove_study
-from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_of, limits_note, rows_note, trial_line
+from agentopt.runs.summary import Finalists, beyond_limits, choice_notes, finalist, finalists_of, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS
@@ -362,7 +362,7 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=self._notes(space, choice, finalists, tested, prompts),
+            notes=self._notes(space, store.trials, choice, finalists, tested, prompts),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, by_candidate, best),
@@ -374,6 +374,7 @@ class Optimization:
     def _notes(
         self,
         space: SearchSpace,
+        trials: Sequence[Trial],
         choice: Choice,
         finalists: Finalists,
         tested: dict[int, Evaluation],
@@ -385,8 +386,7 @@ class Optimization:
             prompts.skipped,
             cost_note(self.task, self.session.specs),
             self._unit_note,
-            limits_note(space, choice),
-            rows_note(choice, self.config.search.tolerance),
+            *choice_notes(space, choice, trials, self.config.search.tolerance, self.run.path),
             *demo_notes(self.task, demonstrations_of(self.run)),
             *cascade_notes(self.task, [trial for _, trial in finalists], tested, 0, seed=self.config.seed),
         )

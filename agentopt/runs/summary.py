@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from agentopt.core.cost import SHOWN, cost_in_words
+from agentopt.core.cost import SHOWN, CostMeasure, cost_in_words, format_cost
 from agentopt.core.message_text import counted, in_words, plain_number
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.usd_text import format_usd
@@ -94,6 +97,22 @@ def beyond_limits(space: SearchSpace, trials: Sequence[Trial]) -> tuple[int, ...
     return tuple(t.number for t in trials if t.state == "complete" and not within_limits(measured, t))
 
 
+def choice_notes(
+    space: SearchSpace, choice: Choice, trials: Sequence[Trial], tolerance: float, run: Path
+) -> Iterator[str]:
+    """Yield what a reader should know about the choice.
+
+    Args:
+        space: The search space.
+        choice: The choice.
+        trials: The trials, the baseline's first.
+        tolerance: `search.tolerance`.
+        run: The run's folder, for the commands in the notes.
+    """
+    notes = (limits_note(space, choice), rows_note(choice, tolerance), cheaper_note(choice, trials, space.measure, run))
+    yield from filter(None, notes)
+
+
 def limits_note(space: SearchSpace, choice: Choice) -> str | None:
     """That the best trial is above a cost limit, because every complete one is, or that its latency is not known.
 
@@ -124,6 +143,29 @@ def _above_limits(space: SearchSpace, choice: Choice) -> str | None:
         return None
     limit = "the cost limit" if len(above) == 1 else "all cost limits"
     return f"no complete trial is within {limit}: the best one costs {in_words(above)}"
+
+
+def cheaper_note(choice: Choice, trials: Sequence[Trial], measure: CostMeasure, run: Path) -> str | None:
+    """That a trial costs less than the baseline and scores as well, if the best and the recommended one cost more.
+
+    Args:
+        choice: The choice.
+        trials: The trials, the baseline's first.
+        measure: The measure of their costs.
+        run: The run's folder, for the command that shows the trial.
+    """
+    baseline = trials[0]
+    if baseline.number not in choice.shrunk or choice.recommended.units <= baseline.units:
+        return None
+    least = choice.shrunk[baseline.number]
+    found = [t for t in trials if t.number in choice.pareto and choice.shrunk[t.number] >= least]
+    cheapest = min(found, key=lambda trial: trial.units, default=baseline)
+    if cheapest.units >= baseline.units:
+        return None
+    costs = f"costs {cost_in_words(cheapest.units, measure)}, the baseline {format_cost(baseline.units, measure)}"
+    scores = f"its shrunk score is {choice.shrunk[cheapest.number]:.3f}, the baseline's {least:.3f}"
+    shown = f"`agentopt whatif {shlex.quote(str(run))} --min-score {math.floor(1000 * least) / 1000:g}` shows it"
+    return f"trial {cheapest.number} {costs}; {scores}; it was not tested: {shown}"
 
 
 def rows_note(choice: Choice, tolerance: float) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -69,13 +70,15 @@ async def ended(process: asyncio.subprocess.Process) -> str:
     return output.decode()
 
 
-async def killed(folder: Path, has_come: Callable[[], bool], *settings: str) -> None:
+async def killed(
+    folder: Path, has_come: Callable[[], bool], *settings: str, by: signal.Signals = signal.SIGKILL
+) -> None:
     """Start or resume the run, and kill it at a moment that the server sees."""
     process = await start(folder, *settings)
     while not has_come():
         assert process.returncode is None, (await process.communicate())[0].decode()
         await asyncio.sleep(0.002)
-    process.kill()
+    process.send_signal(by)
     await process.communicate()
 
 
@@ -117,6 +120,22 @@ async def test_200_batched_calls_of_a_run_killed_three_times_are_paid_for_once_a
     assert result.total.usd <= cap
     assert result.trials[0].score == in_direct.trials[0].score == 1
     assert "batch" in output
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda by: by.name)
+async def test_a_run_resumed_while_a_batch_waits_reports_what_the_server_charged(
+    tmp_path: Path, by: signal.Signals
+) -> None:
+    """The batch of the first session counts, although the test makes further calls under the same cap."""
+    settings = ("batch=true", "budget.usd=0.01")
+    async with OpenAIBatchServer(api_key=KEY, plan=BatchPlan(polls=10**9)) as server:
+        write_task(tmp_path, server)
+        await killed(tmp_path, lambda: server.operations["poll"] > 0, *settings, by=by)
+        server.plan = BatchPlan()
+        await ended(await start(tmp_path, *settings))
+        total = load_result(next((tmp_path / "runs").iterdir())).total
+    assert total.calls == len(server.requests) == 2 * ROWS
+    assert total.tokens == server.prompt_tokens + server.completion_tokens
 
 
 async def test_a_run_whose_first_batch_is_refused_has_spent_nothing(tmp_path: Path) -> None:

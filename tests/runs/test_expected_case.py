@@ -186,7 +186,7 @@ def test_no_part_of_the_expected_case_is_negative_or_above_the_worst(budget: dic
     task = company_task(validation=60, test=80)
     task = replace(task, splits={**task.splits, "train": train})
     settings = {"budget": {"trials": 5, **budget}, "agent": {"model": writer}, "strategy": "agent"}
-    worst, expected, _, _ = cases(task, **settings)
+    worst, expected, _, _ = cases(task, SPECS, **settings)
     for part in ("search", "agent", "demos", "prompts", "test", "total"):
         for field in ("calls", "prompt_tokens", "completion_tokens", "usd"):
             assert 0 <= getattr(getattr(expected, part), field) <= getattr(getattr(worst, part), field) + 1e-9, (

@@ -286,7 +286,8 @@ def test_the_command_prints_the_answer_and_writes_the_candidate(
     assert (code, errors) == (0, "")
     assert "chosen: answer: large x1" in printed
     assert "the run recommends: answer: middle x1" in printed
-    assert "not measured: the chosen candidate on the test split" in printed
+    file = f"{result.run}/chosen.yaml"
+    assert f"on the test split; --out {file}, then `agentopt gate {file}` does it" in printed
     assert printed.endswith("no model was called\n")
     assert load_candidate(out) == of("large")
     code, printed, _ = console_script("whatif", result.run, "--min-score", "0.95")

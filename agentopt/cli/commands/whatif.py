@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +108,8 @@ def _lines(found: WhatIf, question: Question, run: RunFolder) -> Iterator[str]:
 
 def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
     if found.chosen and not _is_tested(found.chosen, run):
-        yield "not measured: the chosen candidate on the test split; --out FILE, then `agentopt gate FILE` does it"
+        file = shlex.quote(str(run.path / "chosen.yaml"))
+        yield f"not measured: the chosen candidate on the test split; --out {file}, then `agentopt gate {file}` does it"
     if found.unpriced:
         numbers = ", ".join(map(str, found.unpriced))
         reason = "whose cascades an earlier version recorded as one sum of two models"
