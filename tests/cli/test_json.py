@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from agentopt.cli.commands.jobs import add_job, run_now
 from agentopt.cli.main import app
+from agentopt.runs.result import Result
 from agentopt.testing.server_process import ServerProcess
 from tests.cli.recorded import SETTINGS, record_run, words, write_task
 
@@ -155,6 +156,15 @@ def commands(command: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
         return
     for part, inner in command.commands.items():
         yield from commands(inner, f"{name} {part}".strip())
+
+
+def test_the_page_lists_the_properties_that_no_document_has() -> None:
+    section = PAGE.partition("## What only Python has")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    in_document = TypeAdapter(Result).json_schema(mode="serialization")["properties"]
+    properties = {name for name, value in vars(Result).items() if isinstance(value, property) and name[0] != "_"}
+    assert sorted(listed) == sorted(properties - in_document.keys())
 
 
 def test_every_command_has_json_or_a_documented_reason() -> None:
