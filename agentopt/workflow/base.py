@@ -10,6 +10,7 @@ from agentopt.core.axes import SettingValue
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Value
 from agentopt.models.base import Message
+from agentopt.workflow.payments import Payment
 
 Prompt = str | tuple[Message, ...]
 """The input of a subtask's model: a rendered user message, or the whole conversation that a program sent."""
@@ -57,6 +58,7 @@ class SubtaskAnswer:
         user_message: The last message of the prompt.
         answer: The fused value and its use.
         seconds: Wall-clock time from the call to the answer.
+        payments: What each response cost, those of a cascade's big model and of a fusion's model included.
     """
 
     subtask: str
@@ -64,6 +66,7 @@ class SubtaskAnswer:
     user_message: str
     answer: Answer
     seconds: float
+    payments: tuple[Payment, ...]
 
 
 OnAnswer = Callable[[SubtaskAnswer], None]

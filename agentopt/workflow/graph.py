@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentopt.core.axes import KNOBS, SettingValue, escalating
@@ -32,6 +33,7 @@ from agentopt.workflow.base import (
     WorkflowRunner,
 )
 from agentopt.workflow.parsers import shown, whole_text
+from agentopt.workflow.payments import KeptResponses, payment
 from agentopt.workflow.program.program_runner import ProgramRunner
 from agentopt.workflow.sampling import SubtaskSampler, configured
 from agentopt.workflow.templates import Record
@@ -120,13 +122,15 @@ class Workflow:
             ScorerError: If the subtask's parser or fusion failed.
         """
         self.calls += 1
-        choice, started = candidate[subtask.name], self._clock()
+        choice, started, kept = candidate[subtask.name], self._clock(), KeptResponses(self._sampler.model)
         # Text that is parsed, fused, voted on or checked is known only at the end.
         live = choice.num_samples == 1 and subtask.parse in (str.strip, whole_text) and not escalating(subtask, choice)
         with only_live_if(live), located(f"subtask {subtask.name}"):
-            answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
+            answer = await replace(self._sampler, model=kept).answer(subtask, choice, prompt, inputs, draw)
         message = prompt if isinstance(prompt, str) else prompt[-1].content
-        on_answer(SubtaskAnswer(subtask.name, choice.model, message, answer, self._clock() - started))
+        seconds = self._clock() - started
+        payments = tuple(payment(self._sampler.specs[name], response) for name, response in kept.responses)
+        on_answer(SubtaskAnswer(subtask.name, choice.model, message, answer, seconds, payments))
         return answer
 
 

@@ -24,6 +24,7 @@ from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.escalation import reason_to_escalate
 from agentopt.workflow.fusion import fuse_values, fusion_message, fusion_temperature, vote, vote_key
 from agentopt.workflow.parsers import FrontParser, python
+from agentopt.workflow.payments import payment
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
 from agentopt.workflow.vote_stopping import Stop, Vote, samples_to_draw
 
@@ -174,7 +175,7 @@ class SubtaskSampler:
             prompt_tokens=prompt,
             completion_tokens=completion,
             units=self._units(spec, prompt, completion),
-            usd=_usd(spec, response, response.requests),
+            usd=payment(spec, response).usd,
             responses=len(response.choices),
             cut_off=_cut_off(subtask, response, "length"),
             filtered=_cut_off(subtask, response, "content_filter"),
@@ -191,7 +192,7 @@ class SubtaskSampler:
             use,
             fusion_tokens=prompt + completion,
             fusion_units=self._units(spec, prompt, completion),
-            fusion_usd=_usd(spec, fused, 1),
+            fusion_usd=payment(spec, fused).usd,
             responses=use.responses + len(fused.choices),
             cut_off=use.cut_off + _cut_off(subtask, fused, "length"),
             filtered=use.filtered + _cut_off(subtask, fused, "content_filter"),
@@ -219,17 +220,6 @@ def _escalated(small: SubtaskUse, big: SubtaskUse) -> SubtaskUse:
         big_completion_tokens=big.completion_tokens,
         big_cached_tokens=big.cached_tokens,
         big_reasoning_tokens=big.reasoning_tokens,
-    )
-
-
-def _usd(spec: ModelSpec, response: Response, requests: int) -> float:
-    """The catalogue's price of the choices, drawn in that many requests."""
-    return spec.prices.usd(
-        response.prompt_tokens * requests,
-        response.completion_tokens,
-        cached_tokens=response.cached_tokens * requests,
-        reasoning_tokens=response.reasoning_tokens,
-        requests=requests,
     )
 
 

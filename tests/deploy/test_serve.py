@@ -42,6 +42,7 @@ from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import Job
 from agentopt.jobs.store import open_store
 from agentopt.models.base import Message
+from agentopt.models.scripted import count_tokens
 from agentopt.runs.config import Config, load_config
 from agentopt.testing.faults import Faults
 from agentopt.testing.servers import OpenAIServer, prompt_text
@@ -85,7 +86,7 @@ def put(file: Path, candidate: Mapping[str, Any]) -> None:
     write_atomically(file, yaml.safe_dump(candidate))
 
 
-def deployment_in(folder: Path, backend: OpenAIServer, *config: str, **entry: Any) -> Deployment:
+def deployment_in(folder: Path, backend: OpenAIServer, *config: str, large: Any = None, **entry: Any) -> Deployment:
     shared = {
         "base_url": backend.base_url,
         "supports": {"seed": True},
@@ -95,7 +96,8 @@ def deployment_in(folder: Path, backend: OpenAIServer, *config: str, **entry: An
         "concurrency": 256,
         **entry,
     }
-    (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": shared, "large": shared}}))
+    models = {"small": shared, "large": {**shared, **(large or {})}}
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": models}))
     settings = [f"models={folder / 'models.yaml'}", f"journal={folder / 'journal.db'}", *config]
     return find_deployment(folder / "best.yaml", folder, settings)
 
@@ -775,6 +777,10 @@ def test_keys_are_one_a_line(tmp_path: Path) -> None:
     assert read_keys(tmp_path / "keys") == (b"a", b"c")
 
 
+def values_of(metrics: str) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", metrics, re.M)}
+
+
 async def test_metrics_count_requests_tokens_usd_and_seconds_by_subtask(folder: Path) -> None:
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend, usd_per_1m_prompt=1.0, usd_per_1m_completion=2.0)
@@ -787,7 +793,7 @@ async def test_metrics_count_requests_tokens_usd_and_seconds_by_subtask(folder: 
             foreign = {"Origin": "https://elsewhere.example"}
             await plain.post(f"{url}/chat/completions", json={"model": "toy"}, headers=foreign)
             text = (await plain.get(url.replace("/v1", "/metrics"))).text
-    values = {name: float(value) for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", text, re.M)}
+    values = values_of(text)
     assert values['agentopt_requests_total{model="toy",status="200"}'] == 1
     assert values['agentopt_requests_total{model="unknown",status="404"}'] == 1
     assert values['agentopt_requests_total{model="toy/find",status="400"}'] == 1
@@ -798,6 +804,58 @@ async def test_metrics_count_requests_tokens_usd_and_seconds_by_subtask(folder: 
     assert values["agentopt_spent_usd"] == pytest.approx(
         sum(value for name, value in values.items() if name.startswith("agentopt_usd_total"))
     )
+
+
+THREE = {"model": "small", "num_samples": 3}
+DEAR = {"usd_per_1m_prompt": 100.0, "usd_per_1m_completion": 300.0, "usd_per_request": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("subtask", "choice", "most", "requests"),
+    [
+        ({"cascade": ["small", "large"]}, {"settings": {"cascade.below": 1}}, 3, {"small": 1, "large": 1}),
+        ({"cascade": ["small", "large"]}, {"settings": {"cascade.below": 1}}, 1, {"small": 3, "large": 1}),
+        ({"fuse": "vote"}, {}, 1, {"small": 3}),
+        ({"fuse": "vote"}, {}, 2, {"small": 2}),
+        ({"fuse": {"method": "vote", "stop": "decided"}}, {}, 1, {"small": 3}),
+        ({"fuse": {"method": "fuse", "model": "large"}}, {}, 3, {"small": 1, "large": 1}),
+        ({"fuse": {"method": "fuse", "model": "large"}}, {}, 1, {"small": 3, "large": 1}),
+        ({"fuse": "fuse"}, {}, 3, {"small": 2}),
+    ],
+)
+async def test_metrics_count_what_each_model_was_paid(
+    folder: Path, subtask: dict[str, Any], choice: dict[str, Any], most: int, requests: dict[str, int]
+) -> None:
+    task, answered = spec_of_task(), Counter[str]()
+    task["subtasks"][0] |= subtask
+    (folder / "task.yaml").write_text(yaml.safe_dump(task))
+    put(folder / "best.yaml", {**SMALL, "find": {**THREE, **choice}})
+
+    def disagree(body: Mapping[str, Any], index: int) -> str:
+        answered[body["model"]] += 2
+        return f"answer {answered.total()}"
+
+    async with OpenAIServer(disagree) as backend:
+        prices = {"usd_per_1m_prompt": 1.0, "usd_per_1m_completion": 2.0, "usd_per_request": 0.25}
+        deployment = deployment_in(folder, backend, max_choices=most, large=DEAR, **prices)
+        async with served(deployment) as url, client_of(url) as client, plain_client() as plain:
+            await client.chat.completions.create(model="toy/find", messages=user_message("find a ripe pear"))
+            values = values_of((await plain.get(url.replace("/v1", "/metrics"))).text)
+    prompts = Counter[str]()
+    for received in backend.requests:
+        prompts[received.body["model"]] += count_tokens(prompt_text(received.body))
+    assert Counter(received.body["model"] for received in backend.requests) == requests
+    for name, count in requests.items():
+        of = f'model="{name}",subtask="find"'
+        price = DEAR if name == "large" else prices
+        usd = prompts[name] * price["usd_per_1m_prompt"] + answered[name] * price["usd_per_1m_completion"]
+        assert values[f'agentopt_tokens_total{{kind="prompt",{of}}}'] == prompts[name]
+        assert values[f'agentopt_tokens_total{{kind="completion",{of}}}'] == answered[name]
+        assert values[f"agentopt_model_requests_total{{{of}}}"] == count
+        paid = usd / 1e6 + count * price["usd_per_request"]
+        assert values[f"agentopt_usd_total{{{of}}}"] == pytest.approx(paid)
+    total = sum(value for name, value in values.items() if name.startswith("agentopt_usd_total"))
+    assert values["agentopt_spent_usd"] == pytest.approx(total)
 
 
 # The command

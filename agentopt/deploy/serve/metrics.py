@@ -32,23 +32,27 @@ class Metrics:
         )
         self._tokens = Counter("agentopt_tokens", "Tokens of answers", ["subtask", "model", "kind"], registry=registry)
         self._usd = Counter("agentopt_usd", "USD of answers, by the catalogue", ["subtask", "model"], registry=registry)
+        self._model_requests = Counter(
+            "agentopt_model_requests", "Requests that drew answers", ["subtask", "model"], registry=registry
+        )
         spent = Gauge("agentopt_spent_usd", "USD in the ledger, failed attempts included", registry=registry)
         spent.set_function(spent_usd)
 
     def answered(self, answered: SubtaskAnswer) -> None:
-        """Count one answered subtask call."""
-        subtask, model, use = answered.subtask, answered.model, answered.answer.use
+        """Count one answered subtask call, and what it paid each of its models."""
+        subtask = answered.subtask
         self._answers.labels(subtask).observe(answered.seconds)
-        kinds = {
-            "prompt": use.prompt_tokens,
-            "cached": use.cached_tokens,
-            "completion": use.completion_tokens,
-            "reasoning": use.reasoning_tokens,
-            "fusion": use.fusion_tokens,
-        }
-        for kind, count in kinds.items():
-            self._tokens.labels(subtask, model, kind).inc(count)
-        self._usd.labels(subtask, model).inc(use.usd + use.fusion_usd)
+        for paid in answered.payments:
+            kinds = {
+                "prompt": paid.prompt_tokens,
+                "cached": paid.cached_tokens,
+                "completion": paid.completion_tokens,
+                "reasoning": paid.reasoning_tokens,
+            }
+            for kind, count in kinds.items():
+                self._tokens.labels(subtask, paid.model, kind).inc(count)
+            self._usd.labels(subtask, paid.model).inc(paid.usd)
+            self._model_requests.labels(subtask, paid.model).inc(paid.requests)
 
     def text(self) -> bytes:
         """All metrics in the text format."""
