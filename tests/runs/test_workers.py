@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -318,6 +319,24 @@ def test_a_coordinator_that_was_suspended_changes_nothing_of_a_run_that_another_
     assert second.epoch("run") == epoch
     second.forget("run", evaluation, ["0"])
     assert second.results("run", evaluation) == {}
+
+
+@pytest.mark.parametrize("length", [1, 200, 201, 3000, 20_000])
+def test_results_are_stored_whatever_the_id(members: Members, length: int) -> None:
+    store, _ = members.add("coordinator")
+    ids = ("x" * length, "x" * (length - 1) + "\0", "\u00e9" * length)
+    (work,) = (replace(one, ids=ids) for one in two_chunks()[:1])
+    store.coordinate("run", {})
+    store.add("run", [work])
+    chunk = store.claim("run")
+    assert chunk
+    store.write(chunk, [ExampleResult(name, i / 2) for i, name in enumerate(ids)])
+    store.write(chunk, [ExampleResult(ids[0], 1.0)])
+    found = store.results("run", work.evaluation)
+    assert {name: result.score for name, result in found.items()} == dict(zip(ids, (0.0, 0.5, 1.0), strict=True))
+    assert set(store.results("run", work.evaluation, known=ids[:2])) == {ids[2]}
+    store.forget("run", work.evaluation, ids[:1])
+    assert set(store.results("run", work.evaluation)) == set(ids[1:])
 
 
 def test_a_chunk_is_claimed_once_and_again_after_its_worker_died(members: Members) -> None:

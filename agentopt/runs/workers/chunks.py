@@ -20,11 +20,14 @@ from agentopt.core.cost import Unit
 from agentopt.core.database import Condition, create_tables, insert, read, transact
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.records import ExampleResult, Split
+from agentopt.core.unicode_text import database_text
 from agentopt.models.journal import IN_FLIGHT
 from agentopt.models.journal_tables import ledger
 from agentopt.models.lease import Lease
 
 OPEN, DONE, FAILED = "open", "done", "failed"
+LONGEST_ID = 200
+"""Characters of an example's id that the database takes. A longer one, or one with a NUL, is stored as a hash."""
 NOBODY = ""
 """The member of a chunk, or coordinator of a run, that has none."""
 
@@ -55,7 +58,7 @@ results = sa.Table(
     TABLES,
     sa.Column("run", sa.String(200), primary_key=True),
     sa.Column("evaluation", sa.String(64), primary_key=True),
-    sa.Column("example", sa.String(200), primary_key=True),
+    sa.Column("example", sa.String(LONGEST_ID), primary_key=True),
     sa.Column("result", sa.Text, nullable=False),
 )
 """Results by evaluation, that is, by candidate, split, seed and repeat: a chunk that is run twice has one of each."""
@@ -239,15 +242,15 @@ class ChunkStore:
             evaluation: As `Work.evaluation`.
             known: Ids of examples whose results are not needed.
         """
-        c, known = results.c, set(known)
+        c, known = results.c, tuple(known)
         of_evaluation = (c.run == run, c.evaluation == evaluation)
 
         def work(connection: sa.Connection) -> dict[str, ExampleResult]:
-            ids = set(connection.execute(sa.select(c.example).where(*of_evaluation)).scalars()) - known
+            stored = set(connection.execute(sa.select(c.example).where(*of_evaluation)).scalars())
             found: dict[str, ExampleResult] = {}
-            for part in _parts(sorted(ids)):
-                rows = connection.execute(sa.select(c.example, c.result).where(*of_evaluation, c.example.in_(part)))
-                found.update({row.example: _results.validate_json(row.result) for row in rows})
+            for part in _parts(sorted(stored.difference(map(_stored_id, known)))):
+                rows = connection.execute(sa.select(c.result).where(*of_evaluation, c.example.in_(part)))
+                found.update({one.id: one for one in map(_results.validate_json, rows.scalars())})
             return found
 
         return read(self._engine, work)
@@ -265,7 +268,9 @@ class ChunkStore:
         """
         c = results.c
         of_evaluation = (c.run == run, c.evaluation == evaluation)
-        parts = (results.delete().where(*of_evaluation, c.example.in_(part)) for part in _parts(list(ids)))
+        parts = (
+            results.delete().where(*of_evaluation, c.example.in_(part)) for part in _parts(list(map(_stored_id, ids)))
+        )
         self._execute(*parts, condition=self._condition(run))
 
     def job(self, run: str) -> dict[str, Any]:
@@ -340,7 +345,7 @@ class ChunkStore:
             done: The results.
         """
         place = {"run": chunk.run, "evaluation": chunk.work.evaluation}
-        rows = [{**place, "example": one.id, "result": _results.dump_json(one).decode()} for one in done]
+        rows = [{**place, "example": _stored_id(one.id), "result": _results.dump_json(one).decode()} for one in done]
         if rows:
             self._execute(insert(self._engine, results).values(rows).on_conflict_do_nothing())
 
@@ -381,6 +386,12 @@ class ChunkStore:
                 connection.execute(statement)
 
         transact(self._engine, execute_all)
+
+
+def _stored_id(example: str) -> str:
+    if len(example) <= LONGEST_ID and database_text(example) == example:
+        return example
+    return hashlib.sha256(example.encode(errors="surrogatepass")).hexdigest()
 
 
 def _parts(ids: Sequence[str], size: int = 500) -> Iterable[Sequence[str]]:
