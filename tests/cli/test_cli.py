@@ -375,8 +375,7 @@ def test_a_cap_below_the_baseline_has_one_remedy_the_command_with_a_larger_cap(
     command = f"remedy: `agentopt optimize --resume {place.runs[0]} -c budget.{cap.partition('=')[0]}="
     value, _, rest = outcome.err.partition(command)[2].partition("`")
     assert rest.startswith("; answers that were paid for are kept")
-    # The space, and so what the run takes, is not known before token lengths are measured.
-    assert int(value) == twice if is_measured else int(value) > 10 * twice
+    assert int(value) > 10 * twice, "what the whole run is expected to take"
     assert outcome.err.count("--resume") == 1
 
 
