@@ -119,7 +119,7 @@ def test_a_stopped_run_leaves_no_server(tmp_path: Path, stop: signal.Signals) ->
             pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
             process.send_signal(stop)
             _, err = process.communicate(timeout=120)
-    assert process.returncode == (-9 if stop == signal.SIGKILL else 130)
+    assert process.returncode == (-9 if stop == signal.SIGKILL else 128 + stop)
     assert "Traceback" not in err
     assert ("agentopt optimize --resume" in err) == (stop != signal.SIGKILL)
     await_that(lambda: is_refused(address))

@@ -31,6 +31,17 @@ def test_a_champion_that_answers_everything_wrong_is_noticed_on_the_first_night(
         assert first_alarm(drift_evidence(*nights(seed, 1, 0.0))) == 0
 
 
+def test_after_two_calm_nights_an_all_wrong_one_raises_the_alarm_in_nearly_all_jobs() -> None:
+    def first(seed: int) -> int | None:
+        rng = np.random.default_rng(seed)
+        chances = rng.beta(0.325, 0.175, 200)  # most rows are nearly decided
+        reference = [drawn(rng, ROWS, chances) for _ in range(2)]
+        canaries = [drawn(rng, canary_rows(ROWS, night), chances, float(night < 2)) for night in range(3)]
+        return first_alarm(drift_evidence(reference, canaries))
+
+    assert [first(seed) for seed in range(200)].count(2) >= 190
+
+
 def test_a_champion_that_stays_as_it_was_raises_no_alarm() -> None:
     assert [first_alarm(drift_evidence(*nights(seed, 20))) for seed in range(20)].count(None) >= 18
 
