@@ -78,8 +78,8 @@ try:
     os.write(1, b"in it\\n")
     time.sleep(3600)
 except KeyboardInterrupt:
-    os.write(1, b"interrupted\\n")
     try:
+        os.write(1, b"interrupted\\n")
         time.sleep(3600)
     except KeyboardInterrupt:
         time.sleep(3600)
