@@ -107,7 +107,7 @@ def ip(*arguments: str) -> None:
 
 
 class Hosts:
-    """A run whose coordinator is on one host, with a worker of its own, and a worker by hand on the other.
+    """A run whose coordinator is on one host, with a worker of its own; `agentopt worker` runs on the other.
 
     Args:
         folder: Of the run.
