@@ -167,7 +167,7 @@ class BudgetExceeded(EvaluationStopped):
         self.name, self.cap, self.spent, self.wanted, self.kept = name, cap, spent, wanted, kept
         self.enough = enough = _enough(cap, spent + wanted, kept)
         purpose, _, cap_name = name.rpartition(".")
-        amount = "{:,.10g}".format if cap_name in ("calls", "tokens") else format_usd
+        amount = "{:,.15g}".format if cap_name in ("calls", "tokens") else format_usd
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
         used = f"{amount(spent)} spent" + (f" and {amount(kept)} kept back for later phases" if kept else "")
         next_call, left = _NEXT[cap_name](wanted) if cap_name in _NEXT else "", cap - spent - kept

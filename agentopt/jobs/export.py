@@ -20,6 +20,17 @@ STOP_SECONDS = 300
 LONGEST_NAME = 52
 """Most characters in the name of a CronJob; the name of a job has the same maximum."""
 
+USER = 10001
+"""User and group of the image of `configs/deploy/Dockerfile`."""
+
+IMAGE_FOLDERS = {
+    "AGENTOPT_DATA": "/data",
+    "AGENTOPT_CACHE": "/data/cache",
+    "AGENTOPT_CONFIG": "/data/config",
+    "HOME": "/data",
+}
+"""The image's variables that locate folders: only these and /tmp are written."""
+
 
 def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
     """A systemd user unit for `agentopt jobs start`.
@@ -84,23 +95,45 @@ def crontab_line(known: KnownJob, python: str, data: Path, environ: Mapping[str,
 def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") -> str:
     """A CronJob with its data on the volume claim `agentopt-data` and its keys in the secret `agentopt-keys`.
 
+    Its container is not root and cannot write to its root file system.
+
+    Args:
+        known: The job.
+        image: Name of the image, which `configs/deploy/Dockerfile` builds.
+
     Raises:
         ConfigError: A CronJob cannot express the schedule.
     """
     *others, weekday = cron_expression(known.job.schedule).split()
-    container = {
+    container: dict[str, Any] = {
         "name": "agentopt",
         "image": image,
         "command": ["agentopt", "jobs", "run-now", known.job.name],
-        "env": [{"name": "AGENTOPT_DATA", "value": "/data"}, {"name": "AGENTOPT_CACHE", "value": "/data/cache"}],
+        "workingDir": "/data",
+        "env": [{"name": name, "value": value} for name, value in IMAGE_FOLDERS.items()],
         "envFrom": [{"secretRef": {"name": "agentopt-keys", "optional": True}}],
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
     }
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": STOP_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,  # may write to the volume
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "agentopt-data"}}],
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": "agentopt-data"}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
     }
     spec: dict[str, Any] = {
         # Names, because not every cron takes 7 for Sunday.

@@ -49,8 +49,8 @@ RUNS = sa.Table(
     sa.Column("alarm", sa.Text),
     sa.Column("champion", sa.Integer),
     sa.Column("calls", sa.Integer, nullable=False),
-    sa.Column("prompt_tokens", sa.Integer, nullable=False),
-    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
     sa.Column("usd", sa.Double, nullable=False),
     sa.UniqueConstraint("job", "due"),
 )

@@ -35,11 +35,11 @@ grants = sa.Table(
     sa.Column("member", sa.String(32), primary_key=True),
     sa.Column("purpose", sa.String(16), primary_key=True),
     sa.Column("calls", sa.Integer, nullable=False),
-    sa.Column("prompt_tokens", sa.Integer, nullable=False),
-    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
     sa.Column("usd", sa.Double, nullable=False),
     sa.Column("granted_calls", sa.Integer, nullable=False),
-    sa.Column("granted_tokens", sa.Integer, nullable=False),
+    sa.Column("granted_tokens", sa.BigInteger, nullable=False),
     sa.Column("granted_usd", sa.Double, nullable=False),
 )
 """What each process settled, and what it was granted beyond that. The member `` has what others spent before."""

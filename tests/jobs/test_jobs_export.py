@@ -68,6 +68,22 @@ def test_a_cronjob_is_yaml_with_the_schedule_its_zone_and_no_overlap() -> None:
     assert pod["restartPolicy"] == "Never"
 
 
+def test_a_cronjob_is_not_root_and_writes_to_its_volumes_alone() -> None:
+    text = kubernetes_cronjob(known(cron="0 3 * * *"))
+    pod = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert set(mounted) == {"/data", "/tmp"}  # noqa: S108 - of the pod
+    assert set(mounted.values()) == {volume["name"] for volume in pod["volumes"]}
+    assert all(Path(variable["value"]).is_relative_to("/data") for variable in container["env"])
+
+
 @pytest.mark.parametrize("name", ["1e6", "0x1f", "12e03", "no"])
 def test_a_name_that_yaml_could_read_as_another_type_is_quoted_in_a_cronjob(name: str) -> None:
     """`yaml.safe_load` reads `1e6` as text, but other YAML readers take it for a number."""

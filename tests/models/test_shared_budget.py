@@ -79,6 +79,16 @@ class TestEveryBudget:
             assert budget.spent == ONE + ONE
             assert budget.spent_by_purpose == {"samples": ONE + ONE}
 
+    async def test_tokens_beyond_32_bits_are_counted(self, opening: Opening) -> None:
+        """A run of 1,000,000 examples uses thousands of millions of tokens."""
+        large = Usage(1, prompt_tokens=3_000_000_000, completion_tokens=3_000_000_000)
+        async with opening(Caps(tokens=10_000_000_000)) as budget:
+            await spend(budget, large)
+            await budget.publish()
+            with pytest.raises(BudgetExceeded, match="cap of 10,000,000,000 has 4,000,000,000 left"):
+                await budget.reserve(large, "samples")
+            assert budget.spent == large
+
     @pytest.mark.parametrize("caps", [Caps(tokens=29), Caps(usd=0.015), Caps(calls=1)])
     async def test_every_cap_counts(self, opening: Opening, caps: Caps) -> None:
         async with opening(caps) as budget:

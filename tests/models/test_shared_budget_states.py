@@ -1,20 +1,20 @@
-"""Processes that share a budget start, send, settle, are suspended and die in any order."""
+"""Processes that share a budget start, send, settle, are suspended and die in any order, on either database."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from agentopt.core.budget import Caps, Reservation, Usage
-from agentopt.core.database import create_tables, open_engine
+from agentopt.core.database import VERSIONS, create_tables, open_engine
 from agentopt.core.errors import BudgetExceeded
 from agentopt.models.budget_store import BudgetStore
 from agentopt.models.journal_tables import TABLES, ledger
@@ -38,15 +38,20 @@ class Process:
 
 
 class SharedBudgets(RuleBasedStateMachine):
-    """The ledger is what a client writes: each call at its worst case before it is sent."""
+    """The ledger is what a client writes: each call at its worst case before it is sent.
 
-    def __init__(self) -> None:
+    Args:
+        place: The database, which is emptied.
+    """
+
+    def __init__(self, place: str | Path) -> None:
         super().__init__()
         self.loop, self.now = asyncio.new_event_loop(), 0.0
-        self.folder = tempfile.TemporaryDirectory()
-        self.engine = open_engine(Path(self.folder.name) / "journal.db")
-        sa.event.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+        self.engine = open_engine(place)
+        if isinstance(place, Path):
+            sa.event.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
         create_tables(self.engine, TABLES)
+        self.empty_tables()
         self.processes: list[Process] = []
 
     def teardown(self) -> None:
@@ -55,7 +60,14 @@ class SharedBudgets(RuleBasedStateMachine):
             self.loop.run_until_complete(process.budget.aclose())
         self.loop.close()
         self.engine.dispose()
-        self.folder.cleanup()
+
+    def empty_tables(self) -> None:
+        found = sa.MetaData()
+        found.reflect(self.engine)
+        with self.engine.begin() as connection:
+            for name, table in found.tables.items():
+                if name != VERSIONS.name:
+                    connection.execute(table.delete())
 
     @precondition(lambda self: len(self.processes) < 4)
     @rule()
@@ -181,7 +193,14 @@ class SharedBudgets(RuleBasedStateMachine):
         self.no_cap_is_passed()
 
 
-TestSharedBudgets = SharedBudgets.TestCase
-TestSharedBudgets.settings = settings(
+SETTINGS = settings(
     max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_no_cap_is_passed_and_nothing_free_is_lost(
+    database: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    place = tmp_path / "journal.db" if database == "sqlite" else request.getfixturevalue("postgres_url")
+    run_state_machine_as_test(lambda: SharedBudgets(place), settings=SETTINGS)
