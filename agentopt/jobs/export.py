@@ -112,7 +112,7 @@ def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") 
         "workingDir": "/data",
         "env": [{"name": name, "value": value} for name, value in IMAGE_FOLDERS.items()],
         "envFrom": [{"secretRef": {"name": "agentopt-keys", "optional": True}}],
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -79,7 +79,7 @@ def test_a_cronjob_is_not_root_and_writes_to_its_volumes_alone() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert set(mounted) == {"/data", "/tmp"}  # noqa: S108 - of the pod
+    assert set(mounted) == {"/data", "/tmp"}
     assert set(mounted.values()) == {volume["name"] for volume in pod["volumes"]}
     assert all(Path(variable["value"]).is_relative_to("/data") for variable in container["env"])
 

@@ -203,4 +203,4 @@ def test_no_cap_is_passed_and_nothing_free_is_lost(
     database: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     place = tmp_path / "journal.db" if database == "sqlite" else request.getfixturevalue("postgres_url")
-    run_state_machine_as_test(lambda: SharedBudgets(place), settings=SETTINGS)
+    run_state_machine_as_test(lambda: SharedBudgets(place), settings=SETTINGS)  # type: ignore[arg-type]
