@@ -61,7 +61,7 @@ def power_advice(rows: int, discordance: float = DISCORDANCE) -> str:
     detectable = minimal_detectable_difference(rows, discordance)
     if detectable is None:
         return f"with {counted(rows, 'row')} no difference can reach significance: use at least {SMALLEST}"
-    return f"with {counted(rows, 'row')} a difference below {detectable:.2f} will not be detected"
+    return f"with {counted(rows, 'row')} a difference below {detectable:.2f} may not be detected"
 
 
 def power_notes(task: Task, below: float = math.inf) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from agentopt.core.cost import cost_in_words, format_cost
 from agentopt.core.gate import MARGIN, GateVerdict
 from agentopt.core.message_text import in_words
 from agentopt.core.stop_reason import StopReason
@@ -127,5 +128,13 @@ def _verdict(result: Result) -> str:
     interval, p_value = format_interval(difference.interval, signed=True), format_p_value(difference.p_value)
     return (
         f"Verdict on the test split: {VERDICTS[compared.verdict]}: "
-        f"{difference.mean:+.3f} {interval}, {p_value}, n={difference.n}."
+        f"{difference.mean:+.3f} {interval}, {p_value}, n={difference.n}. {_costs(best, result)}"
     )
+
+
+def _costs(best: Finalist, result: Result) -> str:
+    """What the best candidate and the baseline cost, in one sentence."""
+    baseline, measure = result.finalist("baseline"), result.cost_in
+    ours, of_baseline = cost_in_words(best.units, measure), format_cost(baseline.units, measure)
+    same = format_cost(best.units, measure) == of_baseline
+    return f"Both cost {ours}." if same else f"It costs {ours}, and the baseline {of_baseline}."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import groups_of, inputs_key, shared_by_group
@@ -112,11 +113,12 @@ def compare_runs(
 
 
 def _versions(archives: Sequence[RunArchive]) -> set[str]:
-    """Fingerprints of the tasks, apart from the models to choose from, which change no score of a candidate."""
+    """Fingerprints of the tasks, apart from the models to choose from and limits: they change no candidate's score."""
     every = tuple(dict.fromkeys(model for archive in archives for model in archive.task.models))
+    no_limits: dict[str, Any] = {"cost_measure": None, "max_units": None, "max_usd": None, "max_seconds": None}
     tasks = [
-        replace(archive.task, subtasks=tuple(replace(subtask, models=every) for subtask in archive.task.subtasks))
-        for archive in archives
+        replace(task, subtasks=tuple(replace(subtask, models=every) for subtask in task.subtasks), **no_limits)
+        for task in (archive.task for archive in archives)
     ]
     return {fingerprint(task, sources(task)) for task in tasks}
 

@@ -31,6 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     scored = write_task(folder, name="scored", rows=rows, scorer="contains")
     return {
         "one model": record_run(folder, planted, "task.subtasks.answer.models=[large]", trials=1),
+        "limited": record_run(folder, planted, "task.cost.max_units=1000", trials=1),
         "scored": record_run(folder, scored, trials=1),
         "large": record_run(folder, planted),
         "small": record_run(folder, planted, trials=1),
@@ -81,8 +82,8 @@ def test_examples_are_shared_by_content_whatever_the_folder_and_the_id(agentopt:
     assert compared(agentopt, "half", "other", "--split", "validation")["pairs"][0]["difference"]["n"] == 24
 
 
-@pytest.mark.parametrize(("run", "noted"), [("one model", False), ("scored", True)])
-def test_tasks_that_differ_in_the_models_to_choose_from_are_one(agentopt: Command, run: str, noted: bool) -> None:
+@pytest.mark.parametrize(("run", "noted"), [("one model", False), ("limited", False), ("scored", True)])
+def test_tasks_that_differ_in_models_to_choose_from_or_limits_are_one(agentopt: Command, run: str, noted: bool) -> None:
     found = compared(agentopt, "large", run)
     assert found["pairs"][0]["difference"]["n"] == 24
     assert bool(found["notes"]) is noted

@@ -120,14 +120,14 @@ def test_rows_needed_of_real_scores_follow_their_spread() -> None:
 
 
 def test_the_issue_s_example_and_too_few_rows() -> None:
-    assert power_advice(24) == "with 24 rows a difference below 0.27 will not be detected"
+    assert power_advice(24) == "with 24 rows a difference below 0.27 may not be detected"
     assert power_advice(5) == "with 5 rows no difference can reach significance: use at least 6"
 
 
 def test_the_advice_covers_validation_and_test_and_counts_a_group_once() -> None:
     task = toy_task(validation=24, test=5)
     test = "test: with 5 rows no difference can reach significance: use at least 6"
-    assert power_notes(task) == ("validation: with 24 rows a difference below 0.27 will not be detected", test)
+    assert power_notes(task) == ("validation: with 24 rows a difference below 0.27 may not be detected", test)
     assert power_notes(task, below=SMALLEST) == (test,)
     untested = replace(task, splits={"validation": task.splits["validation"]})
     assert power_notes(untested, below=SMALLEST) == ()

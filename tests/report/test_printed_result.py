@@ -52,7 +52,33 @@ def test_a_result_shows_its_trials_its_finalists_its_spend_and_its_verdict() -> 
         "Spent by purpose",
     ):
         assert part in text
-    assert text.rstrip().splitlines()[-1].startswith("Verdict on the test split: not enough rows to decide")
+    verdict = text.rstrip().splitlines()[-1]
+    assert verdict.startswith("Verdict on the test split: not enough rows to decide")
+    assert verdict.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("units", "cost_in", "costs"),
+    [
+        ((90, 30), "units", "It costs 90.0 units, and the baseline 30.0."),
+        (
+            (0.00203, 0.000724),
+            "usd",
+            "It costs 2.03 USD per 1,000 requests, and the baseline 0.724.",
+        ),
+        ((1.5, 0.25), "seconds", "It costs 1.50 seconds, and the baseline 0.25."),
+        ((4.5, 4.5), "units", "Both cost 4.5 units."),
+    ],
+)
+def test_the_verdict_says_what_the_best_candidate_and_the_baseline_cost(
+    units: tuple[float, float], cost_in: CostMeasure, costs: str
+) -> None:
+    result = load_result(FINISHED)
+    best, baseline = (
+        replace(result.finalist(role), units=u) for role, u in zip(("best", "baseline"), units, strict=True)
+    )
+    text = printed(replace(result, finalists=(best, baseline), cost_in=cost_in))
+    assert " ".join(text.split()).endswith(f". {costs}")
 
 
 def test_a_column_of_the_result_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
