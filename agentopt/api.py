@@ -25,7 +25,7 @@ from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
 from agentopt.core.task_rules import SPLITS
 from agentopt.core.yaml_models import did_you_mean, shown
-from agentopt.evaluation.candidate_check import checked_candidate, samples_notes
+from agentopt.evaluation.candidate_check import candidate_notes, checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
@@ -185,7 +185,7 @@ async def aevaluate(
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
     observe = IncompleteWarnings(loaded, observed)
     of_batch = batch_note(loaded, config, specs) if "tests" in config.batch else None
-    for note in filter(None, (*row_notes(loaded), *samples_notes(chosen, loaded), of_batch)):
+    for note in filter(None, (*row_notes(loaded), *candidate_notes(chosen, loaded, specs), of_batch)):
         observe(Note(note))
     models = provider or model_router(specs, observe, required_models(loaded))
     opening = open_session(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from agentopt.core.axes import DEMOS
@@ -10,6 +10,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import CandidateError
 from agentopt.core.message_text import counted
 from agentopt.core.task import Subtask, Task
+from agentopt.models.catalog import ModelSpec
 
 
 def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
@@ -49,20 +50,27 @@ def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
     return Candidate.of({s.name: _without_own(candidate[s.name], s) for s in task.subtasks})
 
 
-def samples_notes(candidate: Candidate, task: Task) -> Iterator[str]:
-    """Yield a note on each subtask whose number of samples the task does not list; such a candidate can be evaluated.
+def candidate_notes(candidate: Candidate, task: Task, specs: Mapping[str, ModelSpec]) -> Iterator[str]:
+    """Yield a note on each choice that a search of the task does not try, though it can be evaluated.
 
     Args:
         candidate: The candidate, which `checked_candidate` accepts.
         task: The task.
+        specs: Catalogue entries of its models, by name.
     """
     for subtask in task.subtasks:
-        count, allowed = candidate[subtask.name].num_samples, subtask.num_samples
-        if count not in allowed:
-            listed = ", ".join(map(str, allowed))
+        choice = candidate[subtask.name]
+        if choice.num_samples not in subtask.num_samples:
+            listed = ", ".join(map(str, subtask.num_samples))
             yield (
-                f"the candidate has num_samples {count} for {subtask.name}, which is not in the task's list "
-                f"({listed}): a search of this task does not try it"
+                f"the candidate has num_samples {choice.num_samples} for {subtask.name}, which is not in the task's "
+                f"list ({listed}): a search of this task does not try it"
+            )
+        effort = dict(choice.settings).get("effort")
+        if effort is not None and not specs[choice.model].has_effort:
+            yield (
+                f"the candidate has effort={effort} for {subtask.name}, but {choice.model} has no reasoning effort by "
+                "its catalogue entry: it is not sent"
             )
 
 

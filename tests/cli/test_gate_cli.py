@@ -367,7 +367,8 @@ def test_the_result_names_the_file_of_each_chosen_candidate_but_the_baseline(
     found = replace(result.finalist("best"), against_baseline=compared)
     best = replace(found, roles=("best", "recommended") if same else ("best",))
     cheaper = replace(best, roles=("baseline",) if same else (*roles, "recommended"))
-    result = replace(result, finalists=(cheaper, best))
+    baseline = () if same or roles else (replace(best, roles=("baseline",)),)
+    result = replace(result, finalists=(*baseline, cheaper, best))
     show_result(result, None if in_python else Path("my task"), Console(file=output, width=200))
     lines = output.getvalue().partition("Use it:")[2].splitlines()
     files = ["best"] if same or roles else ["best", "recommended"]

@@ -75,7 +75,8 @@ def test_the_verdict_says_what_the_best_candidate_and_the_baseline_cost(
 ) -> None:
     result = load_result(FINISHED)
     best, baseline = (
-        replace(result.finalist(role), units=u) for role, u in zip(("best", "baseline"), units, strict=True)
+        replace(result.finalist("best"), units=units[0]),
+        replace(result.finalist("baseline"), units=units[1]),
     )
     text = printed(replace(result, finalists=(best, baseline), cost_in=cost_in))
     assert " ".join(text.split()).endswith(f". {costs}")

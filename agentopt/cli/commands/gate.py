@@ -26,7 +26,7 @@ from agentopt.core.message_text import counted
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.stats import Difference
 from agentopt.deploy.deployment import Deployment, find_deployment
-from agentopt.evaluation.candidate_check import checked_candidate, samples_notes
+from agentopt.evaluation.candidate_check import candidate_notes, checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
 from agentopt.runs.example_costs import ExampleCosts, SubtaskCostShown
@@ -163,7 +163,7 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
         raise ConfigError(rule, where=source, remedy="see `agentopt evaluate` for what failed")
     report = _report(source, options, difference, (ours, theirs), found.candidate)
     named = {str(options.candidate): found.candidate, options.against: reference}
-    notes = (f"{name}: {note}" for name, one in named.items() for note in samples_notes(one, found.task))
+    notes = (f"{name}: {note}" for name, one in named.items() for note in candidate_notes(one, found.task, found.specs))
     return replace(report, notes=(*report.notes, *notes))
 
 
