@@ -91,7 +91,7 @@ def expected_case(
         search += expected_judge_usage(judge, verdict, trials * rows["validation"], journal)
         test += expected_judge_usage(judge, verdict, FINALISTS * rows.get("test", 0), journal)
     share = min(search.calls / max(worst.search.calls, 1), 1.0)
-    writing = _within(prompt_writing(task, specs, config), worst.prompts)
+    writing = _cut_to(prompt_writing(task, specs, config), worst.prompts)
     prompts = _scaled(worst.prompts - writing, share) + expected_writer_usage(specs, config, writing, journal)
     return ExpectedCase(
         _bounded(search, worst.search),
@@ -241,7 +241,7 @@ def _bounded(usage: Usage, most: Usage) -> Usage:
     return Usage(*(min(getattr(usage, name), getattr(most, name)) for name in Usage.__dataclass_fields__))
 
 
-def _within(usage: Usage, most: Usage) -> Usage:
+def _cut_to(usage: Usage, most: Usage) -> Usage:
     """The usage, or the largest part of it that has no field above `most`; its fields keep their ratios."""
     pairs = ((getattr(usage, name), getattr(most, name)) for name in Usage.__dataclass_fields__)
     fits = min((limit / amount for amount, limit in pairs if amount > limit), default=1.0)

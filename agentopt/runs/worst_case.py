@@ -344,10 +344,10 @@ def _prompts_usage(
     smallest = per_split("train") * -(-2 * least // len(train)) + final
     writing = prompt_writing(task, specs, config)
     races = (draws + final) * prompted * phases
-    return _within(limits, races, writing), smallest.longer() * prompted * phases + writing
+    return _races_within(limits, races, writing), smallest.longer() * prompted * phases + writing
 
 
-def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
+def _races_within(limits: Caps, races: Usage, writing: Usage) -> Usage:
     """The part of the races that the limits leave beside the writer's calls, with those."""
     fits = 1.0
     for name in ("calls", "tokens", "usd"):
@@ -355,7 +355,7 @@ def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
         if limit is not None and each:
             fits = min(fits, (limit - getattr(writing, name)) / each)
     if fits <= 0 and writing.calls:
-        return _within(limits, races + writing, Usage())
+        return _races_within(limits, races + writing, Usage())
     calls, prompt, completion = (
         math.floor(n * fits) for n in (races.calls, races.prompt_tokens, races.completion_tokens)
     )
