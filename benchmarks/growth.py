@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -116,17 +117,45 @@ def used() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def used_by_server(place: Path | str) -> float:
+    """Seconds of the processor that the processes of the database's server have used; 0 if there is none."""
+    engine = open_engine(place)
+    if engine.dialect.name != "postgresql":
+        return 0.0
+    with engine.connect() as connection:
+        backend = int(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+        server = _stat(backend)[1]
+        children = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        own = [_stat(pid) for pid in children if _stat(pid)[1] == server]
+    engine.dispose()
+    of_server = [int(ticks) for ticks in _stat(server)[11:15]]  # its own, and those of processes that have ended
+    ticks = sum(of_server) + sum(int(ticks) for stat in own for ticks in stat[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[Any]:
+    """The fields of /proc/PID/stat from the state on, with the parent's pid as a number; empty ones if it has ended."""
+    try:
+        fields: list[Any] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["", -1]
+    return [fields[0], int(fields[1]), *fields[2:]]
+
+
 def measure(place: Path | str, name: str, calls: int, examples: int) -> None:
     """Print the rows of one database."""
     asyncio.run(make_calls(place, IN_FLIGHT))  # creates the tables, and loads what the first calls load
-    before, began, processor = sizes(place), time.perf_counter(), used()
+    before, began, processor, of_server = sizes(place), time.perf_counter(), used(), used_by_server(place)
     asyncio.run(make_calls(place, calls, first=IN_FLIGHT))
     wall, processor = time.perf_counter() - began, used() - processor
+    of_server = used_by_server(place) - of_server
     between = sizes(place)
     write_results(place, examples)
     after = sizes(place)
     print(f"| {name} | calls/s of one process | {calls / wall:,.0f} |")
     print(f"| | processor, µs per call | {1e6 * processor / calls:,.0f} |")
+    if of_server:
+        print(f"| | processor of the server, µs per call | {1e6 * of_server / calls:,.0f} |")
     for what, size in between.items():
         if what != "example results":
             print(f"| | {what}, bytes per call | {(size - before[what]) / calls:,.0f} |")
