@@ -9,6 +9,7 @@ from typing import Any
 
 from agentopt.core.errors import ModelError
 from agentopt.models.base import Message, Request
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import ModelClient
 from agentopt.models.request_fitting import refused_at
 
@@ -41,26 +42,32 @@ def check_request(model: str) -> Request:
     )
 
 
+def declared(spec: ModelSpec) -> dict[str, bool]:
+    """Return ability -> whether the model has it, of those that its entry or the bundled table declares.
+
+    Args:
+        spec: The entry.
+    """
+    found = {ability: getattr(spec.supports, ability) for ability in PROBES}
+    if found["json_schema"] is None and not spec.json_schema:
+        found["json_schema"] = False
+    return {ability: answer for ability, answer in found.items() if answer is not None}
+
+
 async def probe(client: ModelClient, model: str) -> dict[str, bool | str]:
-    """Send one request for each ability that the entry does not declare.
+    """Send one request for each ability that is not declared.
 
     Args:
         client: The client of a session.
         model: Catalogue name.
 
     Returns:
-        Ability -> whether the endpoint accepts it, or the message of another failure. Abilities that the catalogue
-        entry declares are returned without a call.
+        Ability -> whether the endpoint accepts it, or the message of another failure.
     """
     spec = client.spec(model)
     found: dict[str, bool | str] = {}
     for ability, fields in PROBES.items():
-        declared = getattr(spec.supports, ability)
-        if declared is not None:
-            found[ability] = declared
-            continue
-        if ability == "json_schema" and not spec.json_schema:
-            found[ability] = False
+        if ability in declared(spec):
             continue
         try:
             await client.generate(replace(check_request(model), **fields))

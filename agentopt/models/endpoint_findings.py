@@ -49,7 +49,7 @@ class EndpointFindings:
             spec: The entry of a model that is called.
         """
         for name in sorted(self._unreported.pop((spec.name, spec.identity), ())):
-            self._notify(spec, f"{request_fitting.left_out_note(name)}, as another run found")
+            self._notify(spec, f"{request_fitting.left_out_note(name)}, as was found before")
 
     async def add(self, spec: ModelSpec, name: str) -> None:
         """Store and report a finding, unless it is known.

@@ -109,8 +109,31 @@ def choice_notes(
         tolerance: `search.tolerance`.
         run: The run's folder, for the commands in the notes.
     """
-    notes = (limits_note(space, choice), rows_note(choice, tolerance), cheaper_note(choice, trials, space.measure, run))
-    yield from filter(None, notes)
+    yield from filter(
+        None,
+        (
+            limits_note(space, choice),
+            rows_note(choice, tolerance),
+            cheaper_note(choice, trials, space.measure, run),
+            nothing_right_note(trials, run),
+        ),
+    )
+
+
+def nothing_right_note(trials: Sequence[Trial], run: Path) -> str | None:
+    """That every example of every trial scores 0, which bad prompts, targets or parsers cause, not models alone.
+
+    Args:
+        trials: The trials.
+        run: The run's folder, for the command that shows what was answered.
+    """
+    scored = [trial for trial in trials if trial.score is not None]
+    if not scored or any(result.score or result.unparsed for trial in scored for result in trial.evaluation.results):
+        return None
+    return (
+        "every example of every trial scores 0: check the targets, the parser and the prompts; "
+        f"`agentopt inspect {shlex.quote(str(run))}` shows the answers"
+    )
 
 
 def limits_note(space: SearchSpace, choice: Choice) -> str | None:

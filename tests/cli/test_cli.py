@@ -609,10 +609,9 @@ def test_checking_a_model_makes_calls_each_time_and_prints_answer_latency_cost_a
             latency = re.search(r"in (\d+\.\d\d) s, 10 \+ 1 tokens, 0\.00001 USD", outcome.out)
             assert latency, "one token has no pace"
             assert float(latency[1]) >= 0.1
-            assert (
-                "accepted: temperature, top_p, seed, stop, system_role, tools; not used or refused: json_sch"
-                in outcome.out
-            )
+            assert "accepted: temperature, top_p, stop, system_role, tools\n" in outcome.out
+            declared = "not tried, known from the entry or the bundled table: seed, no json_schema\n"
+            assert outcome.out.endswith(f"{declared}6 calls in all, 0.000062 USD\n")
         # The seed is declared by the entry, and the schema is off: one call for the answer, five for the abilities.
         assert len(server.received()) == 12
 

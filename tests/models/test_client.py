@@ -186,7 +186,7 @@ async def test_other_runs_leave_out_what_the_same_entry_was_refused_until_they_a
             return ["temperature" in body for body in bodies], "\n".join(str(notice.message) for notice in notices)
 
         assert await sent("first") == ([True, False, False], "m: is called without temperature")
-        inherited = "m: is called without temperature, as another run found"
+        inherited = "m: is called without temperature, as was found before"
         # The response to the first request is that of the first run, found without a refused request before it.
         assert await sent("second") == ([False], inherited)
         assert await sent("first") == ([], "")

@@ -9,7 +9,7 @@ import pytest
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
-from agentopt.runs.summary import cheaper_note
+from agentopt.runs.summary import cheaper_note, nothing_right_note
 from agentopt.search.posterior import choose
 from agentopt.testing.synthetic_landscape import SyntheticLandscape
 
@@ -61,3 +61,25 @@ def test_a_baseline_above_all_others_has_no_such_note(state: TrialState) -> None
 def test_a_baseline_without_a_score_is_compared_with_nothing() -> None:
     failed = replace(trial(0, MIDDLE, 0.5), evaluation=Evaluation("validation", ROWS, (), "incomplete"))
     assert note(failed, trial(1, DEAR, 1.0), trial(2, CHEAP, 0.7)) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_noted"),
+    [((0.0,), True), ((0.0, 0.0, 0.0), True), ((0.0, 1 / ROWS), False), ((0.5,), False), ((), False)],
+)
+def test_a_run_in_which_nothing_is_right_says_where_to_look(scores: tuple[float, ...], is_noted: bool) -> None:
+    trials = [
+        trial(i, candidate, score)
+        for i, (candidate, score) in enumerate(zip((CHEAP, MIDDLE, DEAR), scores, strict=False))
+    ]
+    found = nothing_right_note(trials, Path("runs/a b"))
+    assert (found is not None) is is_noted
+    assert found is None or "`agentopt inspect 'runs/a b'`" in found
+
+
+def test_responses_that_could_not_be_parsed_have_their_own_note() -> None:
+    plain = trial(0, CHEAP, 0.0)
+    results = tuple(replace(result, unparsed={"answer": "no number"}) for result in plain.evaluation.results)
+    assert (
+        nothing_right_note([replace(plain, evaluation=replace(plain.evaluation, results=results))], Path("a")) is None
+    )

@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.cli.output import notes_console, print_json, print_plain
+from agentopt.core.budget import Usage
 from agentopt.core.errors import TransientModelError
 from agentopt.core.events import Event, ModelNotice
+from agentopt.core.message_text import counted
 from agentopt.core.usd_text import format_usd
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import add_entry
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
-from agentopt.models.check_entry import CHECK_TOKENS, check_request, probe
+from agentopt.models.check_entry import CHECK_TOKENS, check_request, declared, probe
 from agentopt.models.model_table import close_models, find_entry, search_table, table_defaults
 from agentopt.models.providers import PROVIDERS
 from agentopt.models.router import ModelRouter
@@ -134,6 +136,9 @@ class CheckedModel:
         usd: Cost of the call; None if the price is unknown.
         accepted: Ability -> whether the endpoint accepts it, or the message of another failure. Empty for a
             local model.
+        declared: Ability -> whether the model has it by its entry or the bundled table: these are not tried.
+        calls: Number of calls of the check.
+        total_usd: Their cost; None if the price is unknown.
     """
 
     name: str
@@ -146,15 +151,19 @@ class CheckedModel:
     seconds: float
     usd: float | None
     accepted: dict[str, bool | str]
+    declared: dict[str, bool]
+    calls: int
+    total_usd: float | None
 
     @classmethod
-    def of(cls, spec: ModelSpec, response: Response, accepted: Mapping[str, bool | str]) -> CheckedModel:
+    def of(cls, spec: ModelSpec, response: Response, accepted: Mapping[str, bool | str], spent: Usage) -> CheckedModel:
         """What a check found."""
         choice = response.choices[0]
         usd = _usd(spec, response) if spec.is_priced else None
         answered = (choice.text, choice.thought or "", choice.is_cut_off)
         used = (response.prompt_tokens, response.completion_tokens, response.seconds)
-        return cls(spec.name, _route(spec), *answered, *used, usd, dict(accepted))
+        total = spent.usd if spec.is_priced else None
+        return cls(spec.name, _route(spec), *answered, *used, usd, dict(accepted), declared(spec), spent.calls, total)
 
 
 def show_models(settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
@@ -294,6 +303,7 @@ async def _check(spec: ModelSpec, config: Config, console: Console, as_json: boo
         provider=provider,
         observer=lambda event: None if _is_end(event) else print_plain(notes, event.message),
     ) as session:
+        before = session.budget.spent  # of earlier checks
         try:
             await session.model.generate(check_request(spec.name))
         except TransientModelError as error:
@@ -304,10 +314,13 @@ async def _check(spec: ModelSpec, config: Config, console: Console, as_json: boo
             _print_response(spec, answered, console)
         if spec.weights is None:
             accepted = await probe(session.model, spec.name)
+        spent = session.budget.spent - before
     if as_json:
-        print_json(CheckedModel.of(spec, answered, accepted))
-    elif accepted:
-        _print_abilities(accepted, console)
+        print_json(CheckedModel.of(spec, answered, accepted, spent))
+    elif spec.weights is None:
+        _print_abilities(accepted, spec, console)
+        cost = f", {format_usd(spent.usd)} USD" if spec.is_priced else ""
+        print_plain(console, f"{counted(spent.calls, 'call')} in all{cost}")
 
 
 def _is_end(event: Event) -> bool:
@@ -337,11 +350,15 @@ def _usd(spec: ModelSpec, response: Response) -> float:
     )
 
 
-def _print_abilities(found: Mapping[str, bool | str], console: Console) -> None:
+def _print_abilities(found: Mapping[str, bool | str], spec: ModelSpec, console: Console) -> None:
     accepted = [name for name, answer in found.items() if answer is True]
     refused = [name for name, answer in found.items() if answer is False]
-    without = f"; not used or refused: {', '.join(refused)}" if refused else ""
-    print_plain(console, f"accepted: {', '.join(accepted) or 'none'}{without}")
+    if found:
+        without = f"; not used or refused: {', '.join(refused)}" if refused else ""
+        print_plain(console, f"accepted: {', '.join(accepted) or 'none'}{without}")
+    known = [name if has else f"no {name}" for name, has in declared(spec).items()]
+    if known:
+        print_plain(console, f"not tried, known from the entry or the bundled table: {', '.join(known)}")
     for name, answer in found.items():
         if isinstance(answer, str):
             print_plain(console, f"{name}: {answer}")
