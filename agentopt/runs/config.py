@@ -5,6 +5,7 @@ Read from YAML files and `key=value` settings; later ones win. Unknown keys are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -19,7 +20,18 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.paths import as_path
 from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
-from agentopt.core.yaml_models import Form, RuleError, Strict, as_error, broken_rule, shown, validate
+from agentopt.core.yaml_models import (
+    Form,
+    NotNegative,
+    Positive,
+    RuleError,
+    Strict,
+    Text,
+    as_error,
+    broken_rule,
+    shown,
+    validate,
+)
 from agentopt.core.yaml_text import load_yaml, parse_yaml
 from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
@@ -56,6 +68,37 @@ def _registered(name: str, info: ValidationInfo) -> str:
     if info.context != RECORDED:
         STRATEGIES.find(name)
     return name
+
+
+class RaySettings(Strict):
+    """What each worker of `engine: ray` takes of the cluster. Ray starts it on a node that has as much free."""
+
+    num_cpus: NotNegative = 1.0
+    """CPUs. Workers that wait for hosted models use little of one, such as 0.1."""
+    num_gpus: NotNegative = 0.0
+    """GPUs."""
+    resources: dict[Text, Positive] = Field(default_factory=dict)
+    """Further resources of nodes by name, such as `{gguf: 1}` for nodes that have the file of a local model: they are
+    started with `ray start --resources '{"gguf": 1}'`."""
+    start_seconds: Positive = 300.0
+    """Seconds that the cluster has to start the first worker, as one that adds nodes needs."""
+
+    @field_validator("num_cpus", "num_gpus", "resources")
+    @classmethod
+    def _whole_above_one(cls, value: float | dict[str, float]) -> float | dict[str, float]:
+        for amount in value.values() if isinstance(value, dict) else [value]:
+            if amount > 1 and amount % 1:
+                rule = f"amounts of a resource above 1 must be whole, as Ray requires, but got {shown(amount)}"
+                raise broken_rule(rule, f"write {math.ceil(amount)}")
+        return value
+
+    @field_validator("resources")
+    @classmethod
+    def _has_no_own_setting(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, setting in {"CPU": "num_cpus", "GPU": "num_gpus"}.items():
+            if name in value:
+                raise broken_rule(f"{name} is no name of a further resource", f"set ray.{setting}")
+        return value
 
 
 BatchUse = Literal["trials", "tests", "jobs"]
@@ -96,12 +139,14 @@ class Config(Strict):
     given, they are in the run's folder."""
     journal: str | None = None
     """SQLAlchemy URL or path of the journal; the storage, or the user's cache folder, unless given."""
-    engine: Literal["local", "processes"] = "local"
+    engine: Literal["local", "processes", "ray"] = "local"
     """What evaluates the examples of the search and of the test: this process (`local`), or `workers` processes of this
-    machine that share the journal, the caps and the rate limits. `agentopt worker` adds workers by hand, also on other
-    machines. Batches, prompt optimisation and the search agent stay in this process."""
+    machine (`processes`) or of a Ray cluster (`ray`) that share the journal, the caps and the rate limits. `agentopt
+    worker` adds workers by hand, also on other machines. Batches, prompt optimisation and the search agent stay in this
+    process."""
     workers: Annotated[int, Field(ge=1, le=1000)] = 2
     """Number of workers that `engine` starts."""
+    ray: RaySettings = RaySettings()
     runs: Path = Path("runs")
     """Folder in which run folders are created."""
     task: dict[str, Any] = Field(default_factory=dict)

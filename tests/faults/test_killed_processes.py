@@ -1,6 +1,8 @@
 """Processes of a run that are killed or suspended at random moments: one result, and only calls in flight paid again.
 
-The short form disturbs one run once in each way, and takes about two minutes. The long form does so N times in each:
+The workers are processes of this machine, or in a Ray cluster of two nodes, one of which is removed.
+
+The short form disturbs one run once in each way, and takes about four minutes. The long form does so N times in each:
 
     pytest -n0 -s -m faults tests/faults/test_killed_processes.py --runs 20
 """
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,12 @@ import pytest
 from agentopt.models.lease import LEASE_SECONDS
 from agentopt.runs.result import Result, load_result
 from agentopt.testing.server_process import ServerProcess
+from tests.runs.ray_cluster import RayCluster, joined, ray_cluster
 from tests.runs.test_crash import QUALITY, command, request_counts
-from tests.runs.test_workers import WORKERS, children, write_distinct_task
+from tests.runs.test_placements import workers_of
+from tests.runs.test_workers import children, write_distinct_task
+
+__all__ = ["joined", "ray_cluster"]
 
 pytestmark = pytest.mark.faults
 
@@ -51,18 +57,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
 class Disturbed:
     """A run in a storage with two workers.
 
+    Args:
+        folder: Of the run.
+        server: The endpoint.
+        rng: Draws the moments.
+        engine: What places the workers.
+        cluster: The Ray cluster, which gets a second node; None for other engines.
+
     Attributes:
+        raylet: Process whose children are the workers of that node.
         in_flight: Calls that were in flight on the processes that were disturbed.
     """
 
-    def __init__(self, folder: Path, server: ServerProcess, rng: random.Random) -> None:
+    def __init__(
+        self, folder: Path, server: ServerProcess, rng: random.Random, engine: str, cluster: RayCluster | None
+    ) -> None:
         self.folder, self.server, self.rng, self.in_flight = folder, server, rng, 0
+        self.engine, self.cluster = engine, cluster
+        self.raylet = cluster.add_node(2) if cluster else 0
         self.task = write_distinct_task(folder, server.base_url)
         self.storage, self.runs = folder / "journal.db", folder / "runs"
         self.process = self.start()
 
     def start(self, *resume: str) -> subprocess.Popen[bytes]:
-        settings = (*SEARCH, *WORKERS, f"storage={self.storage}")
+        settings = (*SEARCH, f"engine={self.engine}", "workers=2", f"storage={self.storage}")
         begun = command(self.task, self.folder, *settings)
         if resume:
             options = [part for setting in (*settings, f"runs={self.runs}") for part in ("-c", setting)]
@@ -91,7 +109,7 @@ class Disturbed:
             return int(connection.execute(query, values).fetchone()[0])
 
     def worker(self) -> int | None:
-        found = children(self.process.pid)
+        found = workers_of(self.storage, self.process.pid)
         return self.rng.choice(found) if found else None
 
 
@@ -120,6 +138,35 @@ def suspend_a_worker(run: Disturbed) -> bool:
     return True
 
 
+def remove_a_node(run: Disturbed) -> bool:
+    """The node's processes end with it. Another one takes its place."""
+    assert run.cluster
+    lost = set(children(run.raylet)).intersection(workers_of(run.storage, run.process.pid))
+    if not lost:
+        return False
+    for worker in lost:
+        run.suspend(worker)
+    run.cluster.remove_node()
+    for worker in lost:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+    run.raylet = run.cluster.add_node(2)
+    return True
+
+
+def kill_the_driver(run: Disturbed) -> bool:
+    """With which Ray kills all workers. The coordinator starts another one."""
+    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children(run.process.pid)}
+    drivers = [child for child, command in commands.items() if b"ray_driver" in command]
+    workers = workers_of(run.storage, run.process.pid)
+    if not drivers or not workers:
+        return False
+    for pid in (*drivers, *workers):
+        run.suspend(pid)
+    os.kill(drivers[0], signal.SIGKILL)
+    return True
+
+
 def suspend_the_coordinator(run: Disturbed) -> bool:
     """Another process continues the run in a folder of its own, and the first one wakes up after that."""
     suspended, name = run.process, next(run.runs.iterdir()).name
@@ -142,24 +189,35 @@ def suspend_the_coordinator(run: Disturbed) -> bool:
     return True
 
 
-@pytest.mark.parametrize("disturb", [kill_a_worker, kill_the_coordinator, suspend_a_worker, suspend_the_coordinator])
+DISTURBANCES = (kill_a_worker, kill_the_coordinator, suspend_a_worker, suspend_the_coordinator)
+BY_ENGINE = {"processes": DISTURBANCES, "ray": (*DISTURBANCES, remove_a_node, kill_the_driver)}
+
+
+@pytest.mark.parametrize(("engine", "disturb"), [(engine, one) for engine in BY_ENGINE for one in BY_ENGINE[engine]])
 def test_only_calls_in_flight_on_a_disturbed_process_are_paid_again(
-    tmp_path: Path, undisturbed: Result, request: pytest.FixtureRequest, disturb: Callable[[Disturbed], bool]
+    tmp_path: Path,
+    undisturbed: Result,
+    request: pytest.FixtureRequest,
+    engine: str,
+    disturb: Callable[[Disturbed], bool],
 ) -> None:
+    cluster = request.getfixturevalue("joined") if engine == "ray" else None
     wanted, rng, done = request.config.getoption("--runs") or 1, random.Random(disturb.__name__), 0
     while done < wanted:
         folder = tmp_path / f"after-{done}"
         folder.mkdir()
         with ServerProcess(counter=folder / "requests.jsonl", quality=QUALITY, delay=0.1) as server:
-            run, here = Disturbed(folder, server, rng), 0
+            run, here = Disturbed(folder, server, rng, engine, cluster), 0
             while done + here < wanted and run.wait_for_requests():
                 here += disturb(run)
             _, output = run.process.communicate(timeout=600)
             assert run.process.returncode == 0, output
             again = sum(times - 1 for times in request_counts(server).values())
             received, result = len(server.received()), load_result(next(run.runs.iterdir()))
+        if cluster:
+            cluster.remove_node()
         done += here
-        summary = f"{disturb.__name__}: {here} times, {received} requests, {again} choices again"
+        summary = f"{engine}, {disturb.__name__}: {here} times, {received} requests, {again} choices again"
         print(f"{summary}, {run.in_flight} calls in flight on what was disturbed")
         assert again <= run.in_flight * CHOICES
         assert result.best_candidate == undisturbed.best_candidate

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,12 +18,12 @@ from aiohttp import web
 from agentopt.api import aevaluate
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import CallsFailError
+from agentopt.core.events import Observer
 from agentopt.runs.config import load_config
-from agentopt.runs.workers.pool import ProcessPlacement
 from agentopt.testing.faults import Fault
 from agentopt.testing.servers import OpenAIServer, planted_answer
-from tests.runs.test_crash import QUALITY, command, lost_in_flight
-from tests.runs.test_workers import WORKERS, Coordinator, children, coordinating, write_distinct_task
+from tests.runs.test_crash import QUALITY, lost_in_flight
+from tests.runs.test_workers import Coordinator, coordinating, write_distinct_task
 
 CANARY_CALLS = 10
 """Calls of the first five examples, which run before all others."""
@@ -71,55 +68,6 @@ def write_narrow_task(folder: Path, base_url: str) -> Path:
     return task
 
 
-async def start(task: Path, folder: Path) -> asyncio.subprocess.Process:
-    arguments = command(task, folder, "strategy=random", "budget.trials=3", "prompts.when=never", *WORKERS)
-    environ = {**os.environ, "AGENTOPT_CACHE": str(folder / "cache")}
-    return await asyncio.create_subprocess_exec(*arguments, env=environ, stdout=DEVNULL, stderr=PIPE)
-
-
-async def interrupt(process: asyncio.subprocess.Process) -> None:
-    """Send Ctrl-C, and wait for the line that says that it was noticed."""
-    process.send_signal(signal.SIGINT)
-    assert process.stderr
-    async with asyncio.timeout(300):
-        async for line in process.stderr:
-            if line.startswith(b"stopping"):
-                assert b"waiting for 4 calls in flight; press Ctrl-C again to end now" in line
-                return
-    raise AssertionError("the run ended")
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-async def test_after_ctrl_c_no_worker_sends_a_call_and_those_in_flight_are_stored(tmp_path: Path) -> None:
-    async with Held() as server:
-        process = await start(write_narrow_task(tmp_path, server.base_url), tmp_path)
-        await until(lambda: server.in_flight == 2 * EACH)
-        await interrupt(process)
-        server.release.set()
-        _, err = await process.communicate()
-        assert process.returncode == 130, err
-        assert server.calls == CANARY_CALLS + 2 * EACH
-    assert lost_in_flight(tmp_path) == 0
-
-
-async def test_the_second_ctrl_c_ends_the_run_and_its_workers_at_once(tmp_path: Path) -> None:
-    async with Held() as server:
-        process = await start(write_narrow_task(tmp_path, server.base_url), tmp_path)
-        await until(lambda: server.in_flight == 2 * EACH)
-        workers = children(process.pid)
-        assert len(workers) == 2
-        await interrupt(process)
-        process.send_signal(signal.SIGINT)
-        _, err = await process.communicate()
-        assert process.returncode == 130, err
-        assert b"Traceback" not in err
-        assert not any(map(is_alive, workers))
-    assert lost_in_flight(tmp_path) == 2 * EACH
-
-
 def no_chunk_is_claimed(run: Coordinator) -> bool:
     return not any(state.is_claimed for state in run.store.states("run", range(100)).values())
 
@@ -128,6 +76,9 @@ class NotInterrupted:
     """Workers of another machine, which no signal reaches."""
 
     interrupts = 0
+
+    async def started(self, observe: Observer) -> None:
+        pass
 
     def check(self) -> None:
         pass
@@ -140,41 +91,6 @@ class NotInterrupted:
 
     def kill(self) -> None:
         pass
-
-
-async def test_interrupted_processes_end_while_their_run_has_a_coordinator(tmp_path: Path) -> None:
-    async with Held() as server:
-        write_narrow_task(tmp_path, server.base_url)
-        async with coordinating(tmp_path, server.base_url) as run:
-            before = set(children(os.getpid()))
-            placement = ProcessPlacement(Path(run.place), "run", 2, call_seconds=0.0)
-            try:
-                workers = set(children(os.getpid())) - before
-                assert len(workers) == 2
-                for _ in range(2):
-                    placement.interrupt()
-                await placement.ended()
-                assert not any(map(is_alive, workers))
-            finally:
-                placement.kill()
-
-
-async def test_a_worker_that_does_not_end_in_its_time_is_killed(tmp_path: Path) -> None:
-    async with Held() as server:
-        write_narrow_task(tmp_path, server.base_url)
-        async with coordinating(tmp_path, server.base_url) as run:
-            before = set(children(os.getpid()))
-            placement = ProcessPlacement(Path(run.place), "run", 1, call_seconds=0.1, end_seconds=0.1)
-            (worker,) = set(children(os.getpid())) - before
-            os.kill(worker, signal.SIGSTOP)
-            try:
-                await until(lambda: ") T " in Path(f"/proc/{worker}/stat").read_text())  # now it reads no other signal
-                placement.interrupt()
-                await asyncio.wait_for(placement.ended(), 60)
-                assert is_alive(worker)
-            finally:
-                placement.kill()
-            assert not is_alive(worker)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -195,6 +111,28 @@ async def test_workers_that_no_signal_reaches_stop_once_their_chunks_are_withdra
             server.release.set()
             await asyncio.gather(evaluating, return_exceptions=True)
         assert server.calls == CANARY_CALLS + workers * EACH
+    assert lost_in_flight(tmp_path) == 0
+
+
+async def test_a_worker_that_is_interrupted_while_it_waits_for_the_last_calls_of_a_run_stores_them(
+    tmp_path: Path,
+) -> None:
+    async with Held() as server:
+        write_narrow_task(tmp_path, server.base_url)
+        async with coordinating(tmp_path, server.base_url) as run:
+            run.placement = NotInterrupted()
+            worker = run.start_worker()
+            evaluating = asyncio.create_task(run.evaluate())
+            await until(lambda: server.in_flight == EACH)
+            run.store.retire("run")
+            await until(lambda: no_chunk_is_claimed(run))
+            await asyncio.sleep(0.5)  # now it closes its session
+            assert not worker.done()
+            worker.cancel()
+            server.release.set()
+            evaluating.cancel()
+            await asyncio.gather(worker, evaluating, return_exceptions=True)
+        assert server.calls == CANARY_CALLS + EACH
     assert lost_in_flight(tmp_path) == 0
 
 

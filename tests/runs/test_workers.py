@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import re
-import signal
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,6 +25,7 @@ from agentopt.core.errors import (
     JournalError,
     TaskError,
 )
+from agentopt.core.events import Observer
 from agentopt.core.records import Evaluation, ExampleResult
 from agentopt.core.stopping import StopTest
 from agentopt.models.lease import Lease
@@ -37,7 +33,6 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import Session, open_session
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import open_evaluator
-from agentopt.runs.result import load_result
 from agentopt.runs.workers.chunks import ChunkStore, Work
 from agentopt.runs.workers.evaluator import LEAST, MOST, Placement, chunk_size
 from agentopt.runs.workers.failures import as_error, as_json
@@ -45,14 +40,9 @@ from agentopt.runs.workers.pool import Pool, check_engine
 from agentopt.runs.workers.worker import job_of, work
 from agentopt.search.from_task import with_fitting_unit
 from agentopt.taskfile.loading import load_task
-from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.servers import OpenAIServer, planted_answer
 from tests.runs.test_crash import (
     QUALITY,
-    command,
-    lost_in_flight,
-    places,
-    request_counts,
     write_task,
 )
 
@@ -64,6 +54,9 @@ class InThisProcess:
 
     def __init__(self, workers: list[asyncio.Task[None]]) -> None:
         self._workers = workers
+
+    async def started(self, observe: Observer) -> None:
+        pass
 
     def check(self) -> None:
         for worker in self._workers:
@@ -419,39 +412,3 @@ def write_distinct_task(folder: Path, base_url: str) -> Path:
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in found.read_text().split()] if found.exists() else []
-
-
-@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.faults)])
-def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(tmp_path: Path, kills: int) -> None:
-    rng = random.Random(kills)
-    settings = ("strategy=random", "budget.trials=6", "prompts.when=never")
-    quiet = {**os.environ, "AGENTOPT_CACHE": str(tmp_path / "cache")}
-    with ServerProcess(counter=tmp_path / "calm.jsonl", quality=QUALITY) as calm:
-        task = write_distinct_task(tmp_path / "calm", calm.base_url)
-        undisturbed = api.optimize(task, load_config([*places(tmp_path / "calm"), *settings]))
-    folder = tmp_path / "stormy"
-    with ServerProcess(counter=tmp_path / "stormy.jsonl", quality=QUALITY, delay=0.1) as stormy:
-        task = write_distinct_task(folder, stormy.base_url)
-        run = subprocess.Popen(
-            command(task, folder, *settings, *WORKERS), env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        killed = 0
-        for _ in range(kills):
-            more = len(stormy.received()) + rng.randint(1, 12)
-            while len(stormy.received()) < more and run.poll() is None:
-                time.sleep(0.02)
-            time.sleep(rng.uniform(0, 0.2))
-            if workers := children(run.pid):
-                os.kill(rng.choice(workers), signal.SIGKILL)
-                killed += 1
-        _, output = run.communicate(timeout=600)
-        assert run.returncode == 0, output
-        result = load_result(next((folder / "runs").iterdir()))
-        again, lost = sum(times - 1 for times in request_counts(stormy).values()), lost_in_flight(folder)
-        received = len(stormy.received())
-    print(f"{killed} kills, {received} requests, {again} choices again, {lost} calls in flight at a kill")
-    assert killed
-    assert again <= lost * 8  # choices of a call
-    assert result.best_candidate == undisturbed.best_candidate
-    assert [t.candidate for t in result.trials] == [t.candidate for t in undisturbed.trials]
-    assert received <= result.total.calls <= received + lost

@@ -11,6 +11,7 @@ from typing import Protocol
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded
+from agentopt.core.events import Observer
 from agentopt.core.records import ExampleResult, FailedExamples
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Block, Evaluator, OnResult
@@ -41,6 +42,17 @@ def chunk_size(examples: int, workers: int) -> int:
 
 class Placement(Protocol):
     """Starts workers somewhere."""
+
+    async def started(self, observe: Observer) -> None:
+        """Wait until a worker can work.
+
+        Args:
+            observe: Receives a `Note` if that takes long, or if not all can.
+
+        Raises:
+            ConfigError: None can be started.
+        """
+        ...
 
     def check(self) -> None:
         """Replace the workers that have ended.

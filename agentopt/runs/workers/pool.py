@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agentopt.core.database import open_engine
-from agentopt.core.errors import CallsFailError, ConfigError, JournalError
+from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.events import Observer, Stopping
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
@@ -23,18 +19,9 @@ from agentopt.runs.config import Config
 from agentopt.runs.workers.chunks import ChunkStore
 from agentopt.runs.workers.evaluator import ChunkedEvaluator, Placement
 from agentopt.runs.workers.outages import patiently
+from agentopt.runs.workers.processes import ProcessPlacement
+from agentopt.runs.workers.ray_placement import RayPlacement, check_ray
 from agentopt.runs.workers.worker import job_of
-
-STORAGE_VARIABLE = "AGENTOPT_STORAGE"
-"""Environment variable that has the storage of a worker, which other users of a host do not see."""
-END_SECONDS = 20
-"""Seconds that a worker has to end, beyond the time-out of its calls in flight, before it is killed."""
-FIRST_POLL, LONGEST_POLL = 0.02, 0.2
-"""Seconds between two looks whether the workers have ended."""
-MOST_CHARACTERS = 2000
-"""Length of the part of a worker's messages that is shown if it cannot work."""
-MOST_STARTS = 50
-"""Starts of one worker until the run ends: something ends them."""
 
 
 class Pool:
@@ -73,87 +60,6 @@ class Pool:
         )
 
 
-class ProcessPlacement:
-    """Workers that are processes of this machine.
-
-    Args:
-        place: The storage.
-        run: The run.
-        workers: Number of workers.
-        call_seconds: The longest time-out of a call.
-        end_seconds: Seconds that a worker has to end, beyond that time-out, before it is killed.
-    """
-
-    def __init__(
-        self, place: Path | str, run: str, workers: int, call_seconds: float, *, end_seconds: float = END_SECONDS
-    ) -> None:
-        self._place, self._run, self._end_seconds = place, run, call_seconds + end_seconds
-        self._logs = tempfile.TemporaryDirectory(prefix="agentopt-workers-")
-        self._starts = [0] * workers
-        self._interrupted = set[int]()
-        self._processes = [self._start(i) for i in range(workers)]
-
-    def check(self) -> None:
-        """Replace the workers that were killed.
-
-        Raises:
-            CallsFailError: A worker cannot work.
-        """
-        for i, process in enumerate(self._processes):
-            code = process.poll()
-            if code is None:
-                continue
-            if code > 0 or self._starts[i] >= MOST_STARTS:
-                raise CallsFailError(
-                    f"a worker ended with exit code {code}: {self._message(i)}", remedy="fix the cause and start again"
-                )
-            self._processes[i] = self._start(i)
-
-    def interrupt(self) -> None:
-        """Let the workers send nothing more, and end once their calls in flight are answered."""
-        for process in self._processes:
-            # A second signal would end a worker at once, as a second Ctrl-C does.
-            if process.pid not in self._interrupted and process.poll() is None:
-                process.terminate()
-                self._interrupted.add(process.pid)
-
-    async def ended(self) -> None:
-        """Wait until the workers have ended, or will not end."""
-        wait = FIRST_POLL
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._end_seconds):
-                while any(process.poll() is None for process in self._processes):
-                    await asyncio.sleep(wait)
-                    wait = min(2 * wait, LONGEST_POLL)
-
-    def kill(self) -> None:
-        """Kill the workers that have not ended."""
-        for process in self._processes:
-            process.kill()
-            process.wait()
-        self._logs.cleanup()
-
-    def _start(self, i: int) -> subprocess.Popen[bytes]:
-        self._starts[i] += 1
-        with self._log_file(i).open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "agentopt", "worker", "--run", self._run],
-                env={**os.environ, STORAGE_VARIABLE: str(self._place)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the coordinator, which ends the workers
-            )
-
-    def _log_file(self, i: int) -> Path:
-        return Path(self._logs.name) / f"{i}.log"
-
-    def _message(self, i: int) -> str:
-        """The end of what a worker wrote to stderr."""
-        written = self._log_file(i).read_text(errors="replace").strip()
-        return written[-MOST_CHARACTERS:] or "it wrote no message"
-
-
 def check_engine(config: Config, task: Task, provider: ChatModel | None) -> None:
     """Check that workers can load what a run needs.
 
@@ -167,6 +73,8 @@ def check_engine(config: Config, task: Task, provider: ChatModel | None) -> None
     """
     if config.engine == "local":
         return
+    if config.engine == "ray":
+        check_ray()
     if provider is not None:
         rule = f"engine {config.engine} needs models of the catalogue, but got a provider that exists in this process"
         raise ConfigError(rule, remedy="leave provider out, or set engine=local")
@@ -214,10 +122,10 @@ async def open_pool(config: Config, task: Task, session: Session, observer: Obse
         config: The settings.
         task: The task, which has a file.
         session: The session, which is shared.
-        observer: Receives a `Stopping` if workers are waited for.
+        observer: Receives a `Stopping` if workers are waited for, and notes of the engine.
 
     Raises:
-        ConfigError: Another process coordinates the run.
+        ConfigError: Another process coordinates the run, or no worker can be started.
     """
     if config.engine == "local" or task.file is None:
         yield None
@@ -228,8 +136,9 @@ async def open_pool(config: Config, task: Task, session: Session, observer: Obse
     try:
         await patiently(store.coordinate, session.run, job_of(task, task.file, config))
         call_seconds = max(spec.timeout_seconds for spec in session.specs.values())
-        placement = PLACEMENTS[config.engine](place, session.run, config.workers, call_seconds)
+        placement = _placement(place, session.run, config, call_seconds)
         try:
+            await placement.started(observer)
             yield Pool(store, session.run, config.workers, placement)
         finally:
             await _end(placement, store, session, observer)
@@ -258,5 +167,8 @@ async def _retire(store: ChunkStore, run: str) -> None:
         await patiently(store.retire, run)
 
 
-PLACEMENTS: dict[str, Callable[[Path | str, str, int, float], Placement]] = {"processes": ProcessPlacement}
-"""Engine -> what places its workers."""
+def _placement(place: Path | str, run: str, config: Config, call_seconds: float) -> Placement:
+    """Start the workers that `engine` names."""
+    if config.engine == "ray":
+        return RayPlacement(place, run, config.workers, call_seconds, config.ray)
+    return ProcessPlacement(place, run, config.workers, call_seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,29 @@ async def _serve(place: Path | str, run: str, idle_seconds: float | None, news: 
                 raise
             news.cannot_serve(run, error)
             return
-        async with open_session(specs, run, caps=config.budget.caps(), journal=str(place), is_shared=True) as session:
+        opening = open_session(specs, run, caps=config.budget.caps(), journal=str(place), is_shared=True)
+        async with _closed_in_any_case(opening) as session:
             news.serves(run)
             store = ChunkStore(engine, Lease(engine, session.journal.session))
             await _Serving(task, config, session, store, run, news.log).serve(idle_seconds)
     finally:
         engine.dispose()
+
+
+@asynccontextmanager
+async def _closed_in_any_case(opening: AbstractAsyncContextManager[Session]) -> AsyncIterator[Session]:
+    """Close the session also if this is cancelled meanwhile: it waits for calls in flight whose run may be over."""
+    stack = AsyncExitStack()
+    session = await stack.enter_async_context(opening)
+    try:
+        yield session
+    finally:
+        closing = asyncio.create_task(stack.aclose())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
 
 
 def _loaded(job: dict[str, Any]) -> tuple[Task, dict[str, ModelSpec], Config]:
