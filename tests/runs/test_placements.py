@@ -254,7 +254,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("storage", "cap"),
-    [("postgresql", "usd"), pytest.param("sqlite", "calls", marks=pytest.mark.faults)],
+    [("sqlite", "calls"), pytest.param("postgresql", "usd", marks=pytest.mark.faults)],
     indirect=["storage"],
 )
 def test_four_ray_workers_never_pass_a_cap_and_ray_shows_no_secret(
