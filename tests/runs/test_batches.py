@@ -100,10 +100,10 @@ async def test_200_batched_calls_of_a_run_killed_three_times_are_paid_for_once_a
         settings = ("batch=true", f"budget.usd={cap}")
         write_task(folder, server)
         polls: Callable[[], int] = lambda: server.operations["poll"] + server.operations["list"]  # noqa: E731
-        await killed(folder, lambda: server.operations["create"] == 1, *settings)
+        await killed(folder, lambda: len(server.batches) == 1, *settings)
         before = polls()
         await killed(folder, lambda: polls() > before, *settings)
-        await killed(folder, lambda: server.operations["create"] == 2, *settings)
+        await killed(folder, lambda: len(server.batches) == 2, *settings)
         output = await ended(await start(folder, *settings))
         result = load_result(next((folder / "runs").iterdir()))
 
@@ -111,7 +111,8 @@ async def test_200_batched_calls_of_a_run_killed_three_times_are_paid_for_once_a
     counts = dict(server.operations)
     print(f"{provider}: 3 kills, {len(server.requests)} calls executed, {len(server.executed)} different, {counts}")
     print(f"{in_direct.total.usd:.6f} USD directly, {result.total.usd:.6f} USD in batches; tokens {tokens}, {again}")
-    assert server.operations["create"] == 2, "validation, test"
+    # A request to create one may be lost with the process that sent it: then there is no batch.
+    assert len(server.batches) == 2, "validation, test"
     assert len(server.requests) == 2 * ROWS
     assert set(server.executed.values()) == {1}
     assert again == tokens == result.total.tokens
