@@ -26,16 +26,6 @@ class NearDuplicate:
     other_row: str
 
 
-def grouped(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Row id -> the first row id with the same inputs.
-
-    Args:
-        inputs: row id -> the row's inputs, of JSON types; other values are compared by their `str`.
-    """
-    first: dict[str, str] = {}
-    return {row: first.setdefault(inputs_key(values), row) for row, values in inputs.items()}
-
-
 def groups_of(keys: Mapping[str, Collection[Hashable]]) -> dict[str, str]:
     """Row id -> id of the first row of its group, for the rows of groups of two or more.
 
@@ -63,11 +53,6 @@ def groups_of(keys: Mapping[str, Collection[Hashable]]) -> dict[str, str]:
 def independent(rows: int, groups: Groups) -> int:
     """Number of rows that count, of a split of `rows` rows: each group counts once."""
     return rows - len(groups) + len(set(groups.values()))
-
-
-def duplicate_share(groups: Groups) -> float:
-    """Share of rows that repeat an earlier one; 0 for no rows."""
-    return 1 - len(set(groups.values())) / len(groups) if groups else 0.0
 
 
 def by_group(scores: Mapping[str, float], groups: Groups) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,10 @@ from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
 from agentopt.core.demos import Demos, check_demos
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
 from agentopt.core.errors import TaskError
-from agentopt.core.field_types import check_fields, check_kind, instance_of
+from agentopt.core.field_types import check_fields
 from agentopt.core.records import Score, Split
 from agentopt.core.registry import FUSIONS
+from agentopt.core.stored_rows import repeating
 from agentopt.core.task_rules import CONTEXT
 from agentopt.core.task_text import task_html, task_text
 from agentopt.core.yaml_models import RuleError, as_error, shortened, shown
@@ -294,7 +295,7 @@ class Task:
         name: Appears in the names of run folders.
         subtasks: In an order in which each comes after all that it reads.
         scorer: Scores the output.
-        splits: Examples by split; the search needs `validation`, the verdict `test`.
+        splits: Examples by split; the search needs `validation`, the verdict `test`. Those of a large file stay there.
         description: Shown to the search agent.
         output: The subtask whose output is scored; the last one unless given. With a `program`, its answer is scored.
         unit: The forward pass whose cost is one unit.
@@ -314,7 +315,7 @@ class Task:
     name: str
     subtasks: tuple[Subtask, ...]
     scorer: Scorer
-    splits: Mapping[Split, tuple[Example, ...]]
+    splits: Mapping[Split, Sequence[Example]]
     description: str = ""
     output: str = ""
     unit: Unit = PAPER_UNIT
@@ -342,17 +343,11 @@ class Task:
         task_rules.check_program_models(self.program.models if self.program else {}, names, f"{where}, program")
         task_rules.check_items(self.metrics, "Metric", "metrics", where)
         task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")
-        object.__setattr__(self, "splits", {s: self._examples(s, given, where) for s, given in self.splits.items()})
+        splits = {split: task_rules.as_examples(given, split, where) for split, given in self.splits.items()}
+        object.__setattr__(self, "splits", splits)
 
     __repr__ = task_text
     _repr_html_ = task_html
-
-    def _examples(self, split: str, given: Any, where: str) -> tuple[Example, ...]:
-        examples = task_rules.as_tuple(given, f"splits.{split}", where)
-        for example in examples:
-            check_kind(example, instance_of("Example"), f"splits.{split}", where, TaskError)
-        task_rules.check_split(split, [e.id for e in examples], where)
-        return examples
 
     def __getitem__(self, subtask: str) -> Subtask:
         for s in self.subtasks:
@@ -382,7 +377,8 @@ class Task:
 
         Examples with equal inputs are in one group, and so are those with one `Example.group`.
         """
-        return {split: groups_of({e.id: e.same_as for e in examples}) for split, examples in self.splits.items()}
+        may_repeat = {split: repeating(examples, ("inputs", "group")) for split, examples in self.splits.items()}
+        return {split: groups_of({e.id: e.same_as for e in examples}) for split, examples in may_repeat.items()}
 
     def independent(self, split: Split) -> int:
         """Number of rows of a split that count: each group once. 0 if the task does not have the split."""

@@ -15,6 +15,7 @@ from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
 from agentopt.core.message_text import counted
+from agentopt.core.stored_rows import StoredRows
 from agentopt.core.yaml_models import RuleError, as_error, did_you_mean, listed, shortened, shown
 
 INPUTS = "inputs"
@@ -307,6 +308,26 @@ def check_metrics(judged: Mapping[str, str], names: Collection[str], where: str)
         if name not in names:
             rule = f"a metric must name a subtask, but got {shown(name)}"
             raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=did_you_mean(name, names))
+
+
+def as_examples(given: Any, split: str, where: str) -> Sequence[Any]:
+    """The examples of a split as a tuple; those that stay in a file, which were checked when it was read, as given.
+
+    Args:
+        given: The value of the split.
+        split: Name of the split.
+        where: The place of the value, for the error.
+
+    Raises:
+        TaskError: It is no list of examples, the split has another name, or two examples have one id.
+    """
+    if isinstance(given, StoredRows):
+        return given
+    examples = as_tuple(given, f"splits.{split}", where)
+    for example in examples:
+        check_kind(example, instance_of("Example"), f"splits.{split}", where, TaskError)
+    check_split(split, [example.id for example in examples], where)
+    return examples
 
 
 def check_split(split: str, ids: Sequence[str], where: str) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agentopt.core.duplicates import duplicate_share, grouped
 from agentopt.core.errors import TaskError
-from agentopt.core.records import Split
 from agentopt.core.task import Example
-from agentopt.core.yaml_models import closest, did_you_mean, shown
+from agentopt.core.yaml_models import closest, did_you_mean
 from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.taskfile.sources import rows_of, source_name
-from agentopt.taskfile.table import TableRow
+from agentopt.taskfile.table import Placed, TableRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +49,74 @@ def read_rows(source: str, folder: Path, columns: ColumnsSpec, *, target_needed:
     rows: list[Row] = []
     places_by_id: dict[str, str] = {}
     given = list(rows_of(source, folder, where))
-    for place, row in given:
-        reader = _RowReader(row, place, columns, given)
-        example, numbered = reader.example(target_needed)
-        if example.id in places_by_id:
-            rule = f"an id must be given once in a split, but {example.id!r} is also at {places_by_id[example.id]}"
-            raise TaskError(rule, where=place, remedy="give each row its own id")
-        places_by_id[example.id] = place
-        rows.append(Row(example, place, numbered, reader.empty_inputs))
+    reader = RowReader(columns, target_needed, lambda: given)
+    for placed in given:
+        row = reader.row(placed)
+        check_id(row, places_by_id)
+        rows.append(row)
     if not rows:
-        named = source_name(source, folder)
-        raise TaskError("a split must have at least one example, but the file is empty", where=named, remedy="add rows")
+        raise no_rows(source_name(source, folder))
     return rows
 
 
+def check_id(row: Row, places_by_id: dict[str, str]) -> None:
+    """Check that no earlier row of the split has the id of this one.
+
+    Args:
+        row: The row.
+        places_by_id: Id -> place of the earlier rows; the row is added.
+
+    Raises:
+        TaskError: One has it.
+    """
+    other = places_by_id.setdefault(row.example.id, row.where)
+    if other != row.where:
+        rule = f"an id must be given once in a split, but {row.example.id!r} is also at {other}"
+        raise TaskError(rule, where=row.where, remedy="give each row its own id")
+
+
+def no_rows(named: str) -> TaskError:
+    """Return the error for a file without rows, which messages name like this."""
+    return TaskError("a split must have at least one example, but the file is empty", where=named, remedy="add rows")
+
+
 @dataclass(frozen=True, slots=True)
-class _RowReader:
+class RowReader:
+    """Reads the rows of a file by the columns of a task.
+
+    Attributes:
+        columns: How a row becomes an example.
+        target_needed: Whether every row must have a target.
+        file: Returns all rows of the file with their places, for messages.
+    """
+
+    columns: ColumnsSpec
+    target_needed: bool
+    file: Callable[[], Iterable[Placed]]
+
+    def row(self, placed: Placed) -> Row:
+        """Read one row.
+
+        Args:
+            placed: Its place, and the row.
+
+        Raises:
+            TaskError: It lacks a column, or a value has no text.
+        """
+        one = _OneRow(placed[1], placed[0], self.columns, self.file)
+        example, numbered = one.example(self.target_needed)
+        return Row(example, placed[0], numbered, one.empty_inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _OneRow:
     """Reads one row by the columns of a task."""
 
     row: dict[str, Any]
     place: str
     columns: ColumnsSpec
-    file: Sequence[tuple[str, dict[str, Any]]]
-    """All rows of its file, with their places."""
+    file: Callable[[], Iterable[Placed]]
+    """Returns all rows of its file, with their places."""
 
     def example(self, target_needed: bool) -> tuple[Example, bool]:
         """The row as an example, and whether its id is its number."""
@@ -120,7 +163,7 @@ class _RowReader:
         names = path.split(".")
         if names[0] not in self.row:
             rule = f"the row must have the column {names[0]!r} ({key})"
-            is_elsewhere, unused = any(names[0] in row for _, row in self.file), self._unused(path)
+            is_elsewhere, unused = any(names[0] in row for _, row in self.file()), self._unused(path)
             remedy = correct_row(names[0], unused) if is_elsewhere else did_you_mean(names[0], unused)
             raise TaskError(rule, where=self.place, remedy=remedy)
         return self._inside(path, names, key)
@@ -169,41 +212,3 @@ def _id(value: Any, place: str) -> str:
         rule = f"an id must be a string or a whole number, but got {value!r}"
         raise TaskError(rule, where=place, remedy="give the row such an id")
     return str(value)
-
-
-def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
-    """Check that no example is in two splits.
-
-    Raises:
-        TaskError: Two splits share an id, equal inputs or a group.
-    """
-    places: dict[tuple[str, str], tuple[Split, str]] = {}
-    for split, rows in splits.items():
-        for row in rows:
-            ids = () if row.numbered else (("id", row.example.id),)
-            for mark in (*ids, *row.example.same_as):
-                other, place = places.setdefault(mark, (split, row.where))
-                if other != split:
-                    what = "inputs are" if mark[0] == "inputs" else f"{mark[0]} {shown(mark[1])} is"
-                    rule = f"an example must be in one split only, but its {what} also in {other}, at {place}"
-                    raise TaskError(rule, where=row.where, remedy="remove it from one of the two splits")
-
-
-def check_duplicates(split: Split, examples: Sequence[Example], most: float, where: str) -> None:
-    """Check that not too many examples of a split repeat the inputs of an earlier one.
-
-    Args:
-        split: Name of the split.
-        examples: Its examples.
-        most: Largest share of repeating examples.
-        where: The place of the value, for the error.
-
-    Raises:
-        TaskError: Their share is above `most`.
-    """
-    repeated = duplicate_share(grouped({example.id: example.inputs for example in examples}))
-    if repeated > most:
-        rule = f"at most {most:.0%} of a split's rows may repeat the inputs of an earlier row, but "
-        rule += f"{round(repeated * len(examples))} of {len(examples)} {split} rows do"
-        remedy = f"remove the repeated rows, or set data.duplicates: {math.ceil(100 * repeated) / 100:g}"
-        raise TaskError(rule, where=where, remedy=remedy)

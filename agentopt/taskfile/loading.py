@@ -6,7 +6,7 @@ Checks the rules between keys, and between the task file, its data and the catal
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,16 +40,18 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.cost_measure import measure_of
 from agentopt.models.effort import check_efforts
 from agentopt.models.providers import adding_command
-from agentopt.taskfile.data import Row, check_duplicates, check_leaks, correct_row, read_rows
+from agentopt.taskfile.data import Row, correct_row, read_rows
 from agentopt.taskfile.extension_spec import ExtensionSpec, build
 from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import into_splits, read_dataset, read_split
+from agentopt.taskfile.row_checks import check_duplicates, check_leaks, column_names
 from agentopt.taskfile.schema import SplitSpec, SubtaskSpec, TaskSpec
-from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
+from agentopt.taskfile.scoring import Rows, build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.taskfile.search_space import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.taskfile.sources import source_name
+from agentopt.taskfile.stored_jsonl import Progress, examples_of, no_progress, read_large_rows
 from agentopt.workflow.templates import Record, Template, compile_template
 
 TASK_FILE = "task.yaml"
@@ -67,7 +69,11 @@ class KnownModels(Protocol):
 
 
 def load_task(
-    path: Path | str, *, catalog: KnownModels | None = None, overrides: Mapping[str, Any] | None = None
+    path: Path | str,
+    *,
+    catalog: KnownModels | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress = no_progress,
 ) -> Task:
     """Load a task. Python files that it names are run.
 
@@ -75,6 +81,7 @@ def load_task(
         path: A task folder, or a task file.
         catalog: If given, every model must be in it.
         overrides: Dotted keys of the task file to set first, such as {"data.limit.validation": 20}.
+        progress: Called while a large file is read, with the bytes that are read and those of the file.
 
     Raises:
         TaskError: With file, key, rule, value and remedy.
@@ -84,7 +91,7 @@ def load_task(
         raise TaskError(rule, remedy="leave it out, or pass agentopt.models.catalog.Catalog.load()")
     file, changed, spec = _read(path, {} if overrides is None else overrides)
     try:
-        return _Reader(file, spec, catalog).task()
+        return _Reader(file, spec, catalog, progress).task()
     except TaskError as error:
         raise changed.relocated(error, file) from error
 
@@ -127,6 +134,7 @@ class _Reader:
     file: Path
     spec: TaskSpec
     catalog: KnownModels | None
+    progress: Progress
 
     def task(self) -> Task:
         spec = self.spec
@@ -223,7 +231,7 @@ class _Reader:
         own = {name: options.pop(name) for name in ("model", "prompt", "judge") if name in options}
         return Fusion(fuse.kind, **own, options=options)
 
-    def _rows(self) -> tuple[dict[Split, list[Row]], tuple[str, ...]]:
+    def _rows(self) -> tuple[dict[Split, Sequence[Row]], tuple[str, ...]]:
         data = self.spec.data
         if data.reader:
             return read_dataset(data, self.file.parent, self.functions, self.at("data"))
@@ -238,17 +246,18 @@ class _Reader:
         read = {split: self._split_rows(of, self.at(f"data.{split}")) for split, of in given.items() if of is not None}
         return {split: rows for split, (rows, _) in read.items()}, tuple(n for _, notes in read.values() for n in notes)
 
-    def _split_rows(self, given: str | SplitSpec, where: str) -> tuple[list[Row], tuple[str, ...]]:
+    def _split_rows(self, given: str | SplitSpec, where: str) -> tuple[Sequence[Row], tuple[str, ...]]:
         if isinstance(given, SplitSpec):
             return read_split(given, self.file.parent, self.functions, where)
         return self._file_rows(given, where), ()
 
-    def _file_rows(self, source: str, where: str) -> list[Row]:
-        needed = is_comparison(self.spec.scorer)
-        return read_rows(source, self.file.parent, self.spec.columns, target_needed=needed, where=where)
+    def _file_rows(self, source: str, where: str) -> Sequence[Row]:
+        folder, columns, needed = self.file.parent, self.spec.columns, is_comparison(self.spec.scorer)
+        large = read_large_rows(source, folder, columns, target_needed=needed, where=where, progress=self.progress)
+        return large or read_rows(source, folder, columns, target_needed=needed, where=where)
 
-    def _limited(self, split: Split, rows: list[Row]) -> tuple[Example, ...]:
-        return tuple(row.example for row in rows[: getattr(self.spec.data.limit, split)])
+    def _limited(self, split: Split, rows: Sequence[Row]) -> Sequence[Example]:
+        return examples_of(rows[: getattr(self.spec.data.limit, split)])
 
     def _output(self) -> str:
         output = self.spec.output or self.spec.subtasks[-1].name
@@ -299,17 +308,18 @@ class _Reader:
             yield from _named_models(FUSIONS, spec.fuse, self.at("fuse", spec))
         yield from _named_models(SCORERS, self.spec.scorer, self.at("scorer"))
 
-    def _check_columns(self, rows: Mapping[Split, list[Row]]) -> None:
+    def _check_columns(self, rows: Rows) -> None:
         """Check that every column that a template reads is an input column of every row."""
-        every = [row for split in rows.values() for row in split]
-        known = {name for row in every for name in (*row.example.inputs, *row.empty)}
+        found = {split: column_names(of) for split, of in rows.items()}
+        known = {name for names, _ in found.values() for name in names}
         used: set[str] = set()
         for spec in self.spec.subtasks:
             used |= self.templates[spec.name].columns
             for name in sorted(used - known):
                 rule = f"the template reads `{INPUTS}.{name}`, which is not an input column"
                 raise TaskError(rule, where=self.at("prompt", spec), remedy=did_you_mean(name, known))
-        for row in every:
+        lacking = (rows[split] for split, (_, everywhere) in found.items() if used - everywhere)
+        for row in (row for of in lacking for row in of):
             for name in sorted(used - set(row.example.inputs)):
                 rule = f"the row must have the column {name!r}, which a template reads"
                 remedy = correct_row(name, row.example.inputs)
@@ -341,7 +351,7 @@ class _Reader:
                     rule = f"on example {examples[0].id} of {split}: {error.message}"
                     raise TaskError(rule, where=self.at("prompt", spec), remedy=error.remedy) from error
 
-    def _check_targets(self, scorer: Scorer, rows: Mapping[Split, list[Row]]) -> None:
+    def _check_targets(self, scorer: Scorer, rows: Rows) -> None:
         if is_comparison(self.spec.scorer):
             output = next(s for s in self.spec.subtasks if s.name == self._output())
             # The output of a program is read by the parser of the program.

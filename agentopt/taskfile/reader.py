@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -19,6 +21,7 @@ from agentopt.core.duplicates import groups_of
 from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.message_text import counted
 from agentopt.core.records import Split
+from agentopt.core.stored_rows import repeating, rows_at
 from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
@@ -35,7 +38,7 @@ FILE_OPTION = "_file"
 
 def read_dataset(
     data: DataSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
-) -> tuple[dict[Split, list[Row]], tuple[str, ...]]:
+) -> tuple[dict[Split, Sequence[Row]], tuple[str, ...]]:
     """Read the examples of `data.source`.
 
     Args:
@@ -179,7 +182,7 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
     return example
 
 
-def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) -> dict[Split, list[Row]]:
+def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) -> dict[Split, Sequence[Row]]:
     """Assign each row to a split by a hash of the seed and its id. Rows with equal inputs, or one group, share a split.
 
     A split that would be empty gets the first rows of the largest one.
@@ -193,21 +196,34 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
     Raises:
         TaskError: There are fewer groups of rows than splits.
     """
-    first, groups = groups_of({row.example.id: row.example.same_as for row in rows}), dict[str, list[Row]]()
-    for row in rows:
-        groups.setdefault(first.get(row.example.id, row.example.id), []).append(row)
     given: dict[Split, float] = {"train": shares.train, "validation": shares.validation, "test": shares.test}
     wanted = {split: share for split, share in given.items() if share > 0}
-    if len(groups) < len(wanted):
-        rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {len(groups)}"
-        rule += " with distinct inputs and groups; rows that share either stay in one split" * (len(rows) > len(groups))
+    leads, splits = _led(rows, wanted, seed)
+    counts = dict.fromkeys(wanted, 0) | Counter(splits[lead] for place, lead in enumerate(leads) if place == lead)
+    if (groups := sum(counts.values())) < len(wanted):
+        rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {groups}"
+        rule += " with distinct inputs and groups; rows that share either stay in one split" * (len(rows) > groups)
         raise TaskError(rule, where=where, remedy=f"give a dataset of at least {counted(len(wanted), 'usable row')}")
-    found: dict[Split, list[list[Row]]] = {split: [] for split in wanted}
-    for group in groups.values():
-        found[_split_of(group[0].example.id, wanted, seed)].append(group)
-    for empty in (groups for groups in found.values() if not groups):
-        empty.append(max(found.values(), key=len).pop(0))
-    return {split: [row for group in groups for row in group] for split, groups in found.items()}
+    for empty in (split for split in wanted if not counts[split]):
+        largest = max(wanted, key=counts.__getitem__)
+        moved = next(lead for lead in leads if splits[lead] == largest)
+        splits[moved] = empty
+        counts[largest], counts[empty] = counts[largest] - 1, 1
+    places: dict[Split, array[int]] = {split: array("Q") for split in wanted}
+    for place in sorted(range(len(leads)), key=leads.__getitem__):
+        places[splits[leads[place]]].append(place)
+    return {split: rows_at(rows, of) for split, of in places.items()}
+
+
+def _led(rows: Sequence[Row], shares: Mapping[Split, float], seed: int) -> tuple[array[int], list[Split]]:
+    """For each row the place of the first row of its group, and the split that its own id gives it."""
+    first = groups_of({row.example.id: row.example.same_as for row in repeating(rows, ("inputs", "group"))})
+    leads, splits, places = array("Q"), list[Split](), dict[str, int]()
+    for place, row in enumerate(rows):
+        group = first.get(row.example.id)
+        leads.append(place if group is None else places.setdefault(group, place))
+        splits.append(_split_of(row.example.id, shares, seed))
+    return leads, splits
 
 
 def _split_of(id: str, shares: Mapping[Split, float], seed: int) -> Split:  # noqa: A002 - the field's name

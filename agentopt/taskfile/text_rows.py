@@ -40,7 +40,20 @@ def json_lines(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[P
     for number, line in enumerate(file_text(path, where, remedy).split("\n"), 1):
         if line.strip():
             place = f"{path}:{number}"
-            yield place, _row(_json(line, place, "write one JSON object per line"), place)
+            yield place, json_line(line, place)
+
+
+def json_line(line: str, place: str) -> dict[str, Any]:
+    """Return the object of a line.
+
+    Args:
+        line: The line.
+        place: Its place, for messages.
+
+    Raises:
+        TaskError: It is not a JSON object, or has a key twice.
+    """
+    return _row(_json(line, place, "write one JSON object per line"), place)
 
 
 def json_list(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[Placed]:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from agentopt.core.comparison import compare, shared_scores
 from agentopt.core.duplicates import (
     by_group,
-    duplicate_share,
-    grouped,
     groups_of,
     independent,
+    inputs_key,
     near_duplicates,
     shared_by_group,
 )
@@ -26,10 +25,7 @@ from benchmarks.claims.worlds import right_or_wrong
 
 def test_rows_with_equal_inputs_share_a_group_whatever_the_order_of_their_keys() -> None:
     rows = {"a": {"x": 1, "y": "b"}, "b": {"y": "b", "x": 1}, "c": {"x": 2, "y": "b"}}
-    groups = grouped(rows)
-    assert groups == {"a": "a", "b": "a", "c": "c"}
-    assert duplicate_share(groups) == pytest.approx(1 / 3)
-    assert duplicate_share({}) == 0
+    assert groups_of({row: [inputs_key(inputs)] for row, inputs in rows.items()}) == {"a": "a", "b": "a"}
 
 
 def test_a_group_counts_once_in_a_mean_and_in_a_comparison() -> None:
