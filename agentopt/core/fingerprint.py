@@ -11,12 +11,14 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Set
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agentopt.core.stored_rows import StoredRows
 from agentopt.core.task import Task
 from agentopt.core.user_functions import FILE_MODULE
 
@@ -52,7 +54,27 @@ def fingerprint(
     task = task if version == WITH_DESCRIPTIONS else _without_descriptions(task)
     contents = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     described = json.dumps([_described(task, ()), contents, _described(overrides or {}, ())])
-    return version + hashlib.sha256(described.encode()).hexdigest()[:16]
+    found = hashlib.sha256()
+    stored = {str(id(rows)): rows for rows in task.splits.values() if isinstance(rows, StoredRows)}
+    for place, part in enumerate(re.split(rf'"{_STORED}(\d+)"', described)):
+        if place % 2 == 0:
+            found.update(part.encode())
+        else:
+            for piece in _pieces(stored[part]):
+                found.update(piece.encode())
+    return version + found.hexdigest()[:16]
+
+
+_STORED = f"stored-{uuid.uuid4().hex}-"
+"""Begins the mark that is in the place of rows which stay in a file; a number that identifies them follows."""
+
+
+def _pieces(rows: StoredRows[Any]) -> Iterator[str]:
+    """The JSON list that the rows would be in memory, one row at a time."""
+    yield "["
+    for place, row in enumerate(rows):
+        yield f"{', ' * (place > 0)}{json.dumps(_described(row, ()))}"
+    yield "]"
 
 
 def _without_descriptions(task: Task) -> Task:
@@ -72,6 +94,8 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
         return [_name(type(value)), {name: inside(v) for name, v in given.items() if v or v == 0 or name not in LATER}]
     if isinstance(value, Mapping):
         return ["mapping", sorted(([str(key), inside(item)] for key, item in value.items()), key=lambda pair: pair[0])]
+    if isinstance(value, StoredRows):
+        return f"{_STORED}{id(value)}"
     if isinstance(value, list | tuple):
         return [inside(item) for item in value]
     if isinstance(value, Set):

@@ -10,7 +10,7 @@ import hashlib
 from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,8 +72,18 @@ def repeating(rows: Sequence[Item], kinds: Sequence[str]) -> Iterable[Item]:
         rows: The rows.
         kinds: Kinds of keys.
     """
+    return rows_at(rows, repeating_places(rows, kinds))
+
+
+def repeating_places(rows: Sequence[Item], kinds: Sequence[str]) -> Sequence[int]:
+    """Return the places of the rows that `repeating` returns.
+
+    Args:
+        rows: The rows.
+        kinds: Kinds of keys.
+    """
     if not isinstance(rows, StoredRows):
-        return rows
+        return range(len(rows))
     import numpy as np
 
     found = np.zeros(len(rows), bool)
@@ -81,7 +91,8 @@ def repeating(rows: Sequence[Item], kinds: Sequence[str]) -> Iterable[Item]:
         hashes = _numbers(rows.hashes[kind])
         values, counts = np.unique(hashes, return_counts=True)
         found |= np.isin(hashes, values[(counts > 1) & (values > 0)])
-    return cast(StoredRows[Item], rows).at(np.flatnonzero(found).tolist())
+    places: list[int] = np.flatnonzero(found).tolist()
+    return places
 
 
 Split = TypeVar("Split", bound=str)

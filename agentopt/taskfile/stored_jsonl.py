@@ -75,13 +75,13 @@ class Lines(Sequence[Placed]):
         start = 0
         with self._open() as file:
             for number, line in enumerate(file, 1):
-                text = self._text(line, start)
+                text = self._text(line.removesuffix(b"\n"), start)
                 if text.strip():
                     self._starts.append(start)
                     self._numbers.append(number)
                     yield self._placed(number, text)
                 start += len(line)
-                if number % EACH == 0:
+                if number % EACH == 0 or start == self.size:
                     progress(start, self.size)
 
     def __len__(self) -> int:
