@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
-from agentopt.core.errors import BudgetExceeded, CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
+from agentopt.core.errors import CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
 from agentopt.core.message_text import counted, failures_in_words
 from agentopt.core.records import (
     EarlyStop,
@@ -30,6 +28,7 @@ from agentopt.core.task import Example, Metric, Scorer, Task, Value
 from agentopt.evaluation.candidate_check import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import python
+from agentopt.evaluation.window import WINDOW, in_planned_order, run_in_window
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import Draw, OnAnswer, WorkflowResult
@@ -96,6 +95,7 @@ class Evaluator:
         self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model, seed, judge_repeat)
         self._clock = clock
+        self._window = max(WINDOW, 2 * sum(spec.concurrency for spec in specs.values()))
 
     @property
     def calls(self) -> int:
@@ -297,8 +297,9 @@ class Evaluator:
 
         One example may be answered without a call; if all are, the calls go to another endpoint.
         """
-        answered = [result for result in results if result.score is not None]
-        if self.task.program and answered and not self.calls:
+        if not self.task.program or self.calls:
+            return
+        if answered := [result for result in results if result.score is not None]:
             raise TaskError(
                 f"{answered[0].feedback}; no subtask was called on any example answered so far ({len(answered)})",
                 where=f"task {self.task.name}, program",
@@ -322,34 +323,19 @@ class Evaluator:
             CallsFailError: Every further call to a model would fail. After this or any other error, as of `on_result`,
                 the other examples send nothing more; the model's client stores the responses of their calls in flight.
         """
-        tasks: list[asyncio.Task[ExampleResult]] = []
 
         async def run(example: Example) -> ExampleResult:
-            try:
-                result = await self.run_example(candidate, example, Draw(self.seed, block.repeat))
-                result = replace(result, repeat=block.repeat)
-                on_result(result)
-            except BudgetExceeded:
-                raise
-            except BaseException:
-                for task in tasks:
-                    task.cancel()  # has no effect on this one, which ends with the error
-                raise
+            result = await self.run_example(candidate, example, Draw(self.seed, block.repeat))
+            result = replace(result, repeat=block.repeat)
+            on_result(result)
             return result
 
-        tasks += [asyncio.create_task(run(example)) for example in block.examples]
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        results.extend(o for o in outcomes if isinstance(o, ExampleResult))
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        if errors:
-            raise next((e for e in errors if not isinstance(e, asyncio.CancelledError)), errors[0])
+        # Calls that wait in batches are collected until nothing else runs.
+        await run_in_window(block.examples, run, results, len(block.examples) if self._in_waves else self._window)
 
-    def _ordered(self, split: Split) -> list[Example]:
-        examples = list(self.task.splits.get(split, ()))
-        random.Random(f"{self.seed}:{split}").shuffle(examples)
-        # The rows of a group are adjacent: all but the last group of a stopped evaluation are whole.
-        groups, first = self.task.groups.get(split, {}), dict[str, int]()
-        return sorted(examples, key=lambda e: first.setdefault(groups.get(e.id, e.id), len(first)))
+    def _ordered(self, split: Split) -> Sequence[Example]:
+        groups = self.task.groups.get(split, {})
+        return in_planned_order(self.task.splits.get(split, ()), groups, f"{self.seed}:{split}")
 
 
 async def judged(scorer: Scorer, example: Example, output: Value | None) -> Score:
