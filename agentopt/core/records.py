@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from agentopt.core import result_file
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import Reads, critical_path
 from agentopt.core.duplicates import Groups, by_group, independent
@@ -213,17 +214,17 @@ class Evaluation:
 
         They are independent, as intervals and comparisons need them. `results` has the score of every example.
         """
-        return by_group(self.row_scores, self.groups)
+        return by_group(self.row_scores, self.groups) if self.groups else self.row_scores
 
     @property
     def row_scores(self) -> dict[str, float]:
         """Example id -> score, of every example that has one."""
-        return _row_means((r.id, r.score) for r in self.results if r.score is not None)
+        return _row_means(result_file.scored_pairs(self.results))
 
     @property
     def repeats(self) -> int:
         """Number of independent repeats; 0 without a result."""
-        return len({r.repeat for r in self.results})
+        return len(result_file.repeat_indices(self.results))
 
     @property
     def planned_scores(self) -> int:
@@ -233,31 +234,32 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
         """Metric -> example id -> value, of the examples that have a score; grouped as `scores` are."""
-        names = dict.fromkeys(name for r in self.results for name in r.metrics)
-        scored = [r for r in self.results if r.score is not None]
-        values = {name: _row_means((r.id, r.metrics[name]) for r in scored if name in r.metrics) for name in names}
-        return {name: by_group(of, self.groups) for name, of in values.items()}
+        names = result_file.metric_names(self.results)
+        return {name: by_group(_row_means(self._metric(name)), self.groups) for name in names}
+
+    def _metric(self, name: str) -> Iterator[tuple[str, float]]:
+        return ((r.id, r.metrics[name]) for r in self.results if r.score is not None and name in r.metrics)
 
     @property
     def errors(self) -> dict[str, str]:
         """Example id -> why it has no score, without the examples that are left out."""
-        return {r.id: r.error for r in self.results if r.error is not None and not r.left_out}
+        return {r.id: r.error for r in result_file.faulty(self.results) if r.error is not None and not r.left_out}
 
     @property
     def left_out(self) -> dict[str, Failure]:
         """Example id -> the failure for which it is left out."""
-        return {r.id: r.failure for r in self.results if r.left_out and r.failure}
+        return {r.id: r.failure for r in result_file.faulty(self.results) if r.left_out and r.failure}
 
     @property
     def failures(self) -> dict[str, Failure]:
         """Example id -> its failed model call, whether the example is left out, scored 0, or has no score."""
-        return {r.id: r.failure for r in self.results if r.failure}
+        return {r.id: r.failure for r in result_file.faulty(self.results) if r.failure}
 
     @property
     def why_unscored(self) -> str | None:
         """Why no row has a score, with the first row's error; None if one has."""
-        error = next((r.error for r in self.results if r.error is not None), None)
-        if self.row_scores or error is None:
+        error = next((r.error for r in result_file.faulty(self.results) if r.error is not None), None)
+        if error is None or result_file.scored_count(self.results):
             return None
         return f"no row could be scored: the first of {counted(len(self.results), 'row')}: {error}"
 
@@ -274,9 +276,8 @@ class Evaluation:
 
     def per_example(self, measure: str) -> float:
         """Mean of one field of `SubtaskUse`, summed over subtasks, per scored example; 0 without any."""
-        scored = [r for r in self.results if r.score is not None]
-        total = sum(getattr(use, measure) for r in scored for use in r.subtasks.values())
-        return total / len(scored) if scored else 0.0
+        scored = result_file.scored_count(self.results)
+        return result_file.total(self.results, measure, is_scored=True) / scored if scored else 0.0
 
     @property
     def usd_per_example(self) -> float:
@@ -286,7 +287,7 @@ class Evaluation:
     @property
     def latencies(self) -> list[float]:
         """Seconds of each scored example whose latency is known, ascending."""
-        return sorted(r.seconds for r in self.results if r.score is not None and r.seconds is not None)
+        return sorted(result_file.known_latencies(self.results))
 
     def latency(self, quantile: float) -> float | None:
         """A quantile of the latencies, such as 0.5 for the median; None if none is known."""
@@ -300,8 +301,7 @@ class Evaluation:
             measure: Such as `responses` or `cut_off`.
             subtask: Only this subtask. Default: all subtasks.
         """
-        uses = (use for r in self.results for name, use in r.subtasks.items() if subtask in (None, name))
-        return float(sum(getattr(use, measure) for use in uses))
+        return float(result_file.total(self.results, measure, subtask))
 
 
 def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | None) -> str:
@@ -321,13 +321,14 @@ def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | N
 
 def _row_means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Example id -> mean over its repeats."""
-    pairs = list(scores)
-    if len(single := {row: float(score) for row, score in pairs}) == len(pairs):
-        return single
+    found: dict[str, float] = {}
     repeats: dict[str, list[float]] = {}
-    for row, score in pairs:
-        repeats.setdefault(row, []).append(score)
-    return {row: sum(values) / len(values) for row, values in repeats.items()}
+    for row, score in scores:
+        if row in found:
+            repeats.setdefault(row, [found[row]]).append(score)
+        else:
+            found[row] = float(score)
+    return found | {row: sum(values) / len(values) for row, values in repeats.items()} if repeats else found
 
 
 @dataclass(frozen=True, slots=True)

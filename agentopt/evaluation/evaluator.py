@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
@@ -22,6 +23,7 @@ from agentopt.core.records import (
     SubtaskUse,
     TrialState,
 )
+from agentopt.core.result_file import ResultFile, faulty
 from agentopt.core.spans import span
 from agentopt.core.stopping import StopTest
 from agentopt.core.task import Example, Metric, Scorer, Task, Value
@@ -35,6 +37,9 @@ from agentopt.workflow.base import Draw, OnAnswer, WorkflowResult
 from agentopt.workflow.chat_calls import PREFIX
 from agentopt.workflow.graph import Workflow
 
+Results = list[ExampleResult] | ResultFile
+"""The results so far."""
+
 OnResult = Callable[[ExampleResult], None]
 """Callback that receives every example's result."""
 
@@ -43,6 +48,9 @@ CANARY = 5
 
 WAVES = 4
 """Most parts that a split is evaluated in if its calls wait in batches."""
+
+MOST_IN_MEMORY = 20_000
+"""Each takes about a kB there."""
 
 MOST_LEFT_OUT = 0.1
 """Largest share of a split's examples that may be left out; one may always be."""
@@ -76,6 +84,7 @@ class Evaluator:
         clock: Seconds.
         judge_repeat: Index of the independent repeat of a judge's verdicts.
         in_waves: Whether calls wait in batches, so that early stopping is tested after each quarter of a split.
+        most_in_memory: Results of an evaluation that are kept in memory; more are in a temporary file.
     """
 
     def __init__(
@@ -89,12 +98,13 @@ class Evaluator:
         clock: Callable[[], float] = time.monotonic,
         judge_repeat: int = 0,
         in_waves: bool = False,
+        most_in_memory: int = MOST_IN_MEMORY,
     ) -> None:
         self.task, self.seed = task, seed
         self._failed_examples, self._in_waves, self._has_answer = failed_examples, in_waves, False
         self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model, seed, judge_repeat)
-        self._clock = clock
+        self._clock, self._most_in_memory = clock, most_in_memory
         self._window = max(WINDOW, 2 * sum(spec.concurrency for spec in specs.values()))
 
     @property
@@ -132,12 +142,11 @@ class Evaluator:
         """
         candidate = checked_candidate(candidate, self.task)
         started, examples = self._clock(), self._ordered(split)
-        results: list[ExampleResult] = []
-
+        results = self._results_of(len(examples))
         groups = self.task.groups.get(split, {})
 
         def so_far(state: TrialState, stopped: EarlyStop | None = None) -> Evaluation:
-            return Evaluation(split, len(examples), tuple(results), state, self._clock() - started, groups, stopped)
+            return Evaluation(split, len(examples), _kept(results), state, self._clock() - started, groups, stopped)
 
         try:
             stopped = await self._run(candidate, Block(split, examples), results, groups, stop, on_result)
@@ -153,7 +162,7 @@ class Evaluator:
         self,
         candidate: Candidate,
         whole: Block,
-        results: list[ExampleResult],
+        results: Results,
         groups: Groups,
         test: StopTest | None,
         on_result: OnResult,
@@ -191,10 +200,10 @@ class Evaluator:
             CandidateError, TaskError, BudgetExceeded, CallsFailError: As `evaluate`.
         """
         started, first = self._clock(), await self.evaluate(candidate, split, on_result=on_result)
-        results = list(first.results)
+        results = self._results_of(first.planned * repeats, first.results)
 
         def so_far(state: TrialState) -> Evaluation:
-            return replace(first, results=tuple(results), state=state, seconds=self._clock() - started)
+            return replace(first, results=_kept(results), state=state, seconds=self._clock() - started)
 
         for repeat in range(1, repeats):
             before = len(results)
@@ -282,7 +291,7 @@ class Evaluator:
                     remedy="fix the cause and start again",
                 )
             self._has_answer = bool(results)
-        left_out = [result for result in results if result.left_out]
+        left_out = [result for result in faulty(results) if result.left_out]
         if len(left_out) > max(1, MOST_LEFT_OUT * planned) or 0 < len(left_out) == planned:
             reasons = {r.id: r.failure.reason for r in left_out if r.failure}
             shown = "; ".join(failures_in_words(reasons, planned, "example")[:5])
@@ -307,9 +316,7 @@ class Evaluator:
                 f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",
             )
 
-    async def run_block(
-        self, candidate: Candidate, block: Block, results: list[ExampleResult], on_result: OnResult
-    ) -> None:
+    async def run_block(self, candidate: Candidate, block: Block, results: Results, on_result: OnResult) -> None:
         """Run a block's examples; finished ones are kept if a cap or an error ends the others.
 
         Args:
@@ -333,9 +340,18 @@ class Evaluator:
         # Calls that wait in batches are collected until nothing else runs.
         await run_in_window(block.examples, run, results, len(block.examples) if self._in_waves else self._window)
 
+    def _results_of(self, count: int, results: Sequence[ExampleResult] = ()) -> Results:
+        if isinstance(results, ResultFile):
+            return results
+        return list(results) if count <= self._most_in_memory else ResultFile(results)
+
     def _ordered(self, split: Split) -> Sequence[Example]:
         groups = self.task.groups.get(split, {})
         return in_planned_order(self.task.splits.get(split, ()), groups, f"{self.seed}:{split}")
+
+
+def _kept(results: Results) -> tuple[ExampleResult, ...]:
+    return cast(tuple[ExampleResult, ...], results) if isinstance(results, ResultFile) else tuple(results)
 
 
 async def judged(scorer: Scorer, example: Example, output: Value | None) -> Score:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import Awaitable, Callable, MutableSequence, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from agentopt.core.duplicates import Groups
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.records import ExampleResult
+from agentopt.core.result_file import ResultFile
 from agentopt.core.stored_rows import repeating_places, rows_at
 from agentopt.core.task import Example
 
@@ -41,7 +42,7 @@ def in_planned_order(examples: Sequence[Example], groups: Groups, seed: str) -> 
 async def run_in_window(
     examples: Sequence[Example],
     run: Callable[[Example], Awaitable[ExampleResult]],
-    results: MutableSequence[ExampleResult],
+    results: list[ExampleResult] | ResultFile,
     window: int,
 ) -> None:
     """Run examples, each in a task of its own; finished ones are kept if a cap or an error ends the others.
@@ -94,7 +95,7 @@ async def run_in_window(
 class _InOrder:
     """Results that are passed on in the order of their examples."""
 
-    def __init__(self, results: MutableSequence[ExampleResult]) -> None:
+    def __init__(self, results: list[ExampleResult] | ResultFile) -> None:
         self._results, self._next = results, 0
         self._waiting: dict[int, ExampleResult] = {}
 

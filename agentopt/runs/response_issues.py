@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agentopt.core.candidate import Candidate
@@ -11,6 +11,7 @@ from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomple
 from agentopt.core.intervals import proportion_ends
 from agentopt.core.message_text import counted, in_words
 from agentopt.core.records import UNUSABLE_SHARE, Evaluation, ExampleResult, Split, SubtaskUse
+from agentopt.core.result_file import unparsed_subtasks
 from agentopt.core.task import Task
 
 NOTICED_SHARE = 0.25
@@ -117,12 +118,11 @@ def incomplete_responses(
     for subtask in task.subtasks:
         total, by_model, of_best = SubtaskUse(), Counter[str](), (0, 0)
         for candidate, evaluation in evaluations:
-            uses = [result.subtasks[subtask.name] for result in evaluation.results if subtask.name in result.subtasks]
-            total = sum(uses, total)
-            count = sum(map(_incomplete, uses))
+            total += _total(subtask.name, evaluation)
+            count = sum(map(_incomplete, _uses(subtask.name, evaluation))) if _incomplete(total) else 0
             by_model[candidate[subtask.name].model] += count
             if candidate == best:
-                of_best = (of_best[0] + count, of_best[1] + sum(use.responses for use in uses))
+                of_best = (of_best[0] + count, of_best[1] + int(evaluation.total("responses", subtask.name)))
         unparsed, reason = _unparsed(subtask.name, chosen)
         if _incomplete(total) or unparsed:
             models = tuple(model for model, count in by_model.most_common() if count)
@@ -132,13 +132,25 @@ def incomplete_responses(
     return tuple(found)
 
 
-def _unparsed(subtask: str, evaluations: Iterable[Evaluation]) -> tuple[tuple[int, int] | None, str]:
+def _total(subtask: str, evaluation: Evaluation) -> SubtaskUse:
+    """The counts of a subtask's responses, over all examples."""
+    counts = ("responses", "cut_off", "only_thought", "filtered")
+    return SubtaskUse(**{name: int(evaluation.total(name, subtask)) for name in counts})
+
+
+def _uses(subtask: str, evaluation: Evaluation) -> Iterator[SubtaskUse]:
+    return (result.subtasks[subtask] for result in evaluation.results if subtask in result.subtasks)
+
+
+def _unparsed(subtask: str, evaluations: Sequence[Evaluation]) -> tuple[tuple[int, int] | None, str]:
     """The examples of which no response was parsable and all that were called, and why the first has none."""
-    called = [r for evaluation in evaluations for r in evaluation.results if subtask in r.subtasks]
-    reasons = list(filter(None, (_reason(subtask, result) for result in called)))
-    if len(reasons) <= HARMLESS_SHARE * len(called):
+    if not any(subtask in unparsed_subtasks(evaluation.results) for evaluation in evaluations):
         return None, ""
-    return (len(reasons), len(called)), reasons[0]
+    called, count, first = 0, 0, ""
+    for result in (r for evaluation in evaluations for r in evaluation.results if subtask in r.subtasks):
+        reason = _reason(subtask, result)
+        called, count, first = called + 1, count + bool(reason), first or reason or ""
+    return ((count, called), first) if count > HARMLESS_SHARE * called else (None, "")
 
 
 def _reason(subtask: str, result: ExampleResult) -> str | None:

@@ -100,7 +100,7 @@ def attributes_of(trial: Trial) -> dict[str, str]:
     return {
         "candidate": json.dumps(trial.candidate.to_dict()),
         "evaluation": _summaries.dump_json(summary, exclude_defaults=True).decode(),
-        "results": _results.dump_json(of.results, exclude_defaults=True).decode(),
+        "results": _results.dump_json(tuple(of.results), exclude_defaults=True).decode(),
         "proposer": json.dumps(trial.proposer),
         **{name: json.dumps(value) for name, value in further.items() if value},
     }

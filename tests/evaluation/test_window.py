@@ -10,13 +10,15 @@ from dataclasses import replace
 import pytest
 
 from agentopt.core.errors import BudgetExceeded, CallsFailError
-from agentopt.core.records import ExampleResult
+from agentopt.core.records import Evaluation, ExampleResult, Trial
+from agentopt.core.result_file import ResultFile
 from agentopt.core.task import Example
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.evaluation.window import WINDOW, in_planned_order, run_in_window
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.testing.toy import LARGE, SMALL, toy_task
+from agentopt.runs.trial_attributes import attributes_of
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
 
 def examples(count: int) -> list[Example]:
@@ -147,3 +149,23 @@ async def test_an_evaluator_has_a_window_that_suffices_for_its_models_and_batche
     evaluation = await evaluator.evaluate(task.baseline, "test")
     assert len(evaluation.results) == 1500
     assert model.most == most
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+async def test_results_of_very_many_examples_are_in_a_file_and_the_same(repeats: int) -> None:
+    task, model = toy_task(test=40), toy_model()
+    specs = {name: ModelSpec(name=name, base_url="http://127.0.0.1:9", parameters=1e8) for name in (SMALL, LARGE)}
+    found = []
+    for most in (39 * repeats, 40 * repeats):
+        evaluator = Evaluator(task, model, specs, clock=lambda: 0.0, most_in_memory=most)
+        found.append(await evaluator.evaluate_repeatedly(task.baseline, "test", repeats))
+    stored, listed = found
+    assert isinstance(stored.results, ResultFile)
+    assert isinstance(listed.results, tuple)
+    assert stored == listed
+    assert stored.scores == listed.scores
+    assert attributes_of(trial(stored)) == attributes_of(trial(listed))
+
+
+def trial(evaluation: Evaluation) -> Trial:
+    return Trial(0, toy_task().baseline, evaluation, "baseline", 1.0)

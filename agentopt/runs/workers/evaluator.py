@@ -14,7 +14,7 @@ from agentopt.core.errors import BudgetExceeded
 from agentopt.core.events import Observer
 from agentopt.core.records import ExampleResult, FailedExamples
 from agentopt.core.task import Task
-from agentopt.evaluation.evaluator import Block, Evaluator, OnResult
+from agentopt.evaluation.evaluator import Block, Evaluator, OnResult, Results
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.workers.chunks import DONE, FAILED, OPEN, ChunkState, ChunkStore, Work
@@ -118,7 +118,7 @@ class ChunkedEvaluator(Evaluator):
         self,
         candidate: Candidate,
         block: Block,
-        results: list[ExampleResult],
+        results: Results,
         on_result: OnResult,
     ) -> None:
         """Let workers run a block's examples. If one fails, those that are done are kept.
