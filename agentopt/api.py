@@ -56,6 +56,7 @@ from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.search.from_task import check_costs
 from agentopt.taskfile.loading import load_task
+from agentopt.taskfile.stored_jsonl import Progress, no_progress
 from agentopt.workflow.base import MAX_REPEATS
 
 P = ParamSpec("P")
@@ -344,13 +345,14 @@ def model_router(specs: Mapping[str, ModelSpec], observer: Observer, required: C
     return ModelRouter(specs, partial(connect, progress=report), optional=optional)
 
 
-def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
+def load(task: TaskSource, config: Config, *, agent: bool = True, progress: Progress = no_progress) -> LoadedTask:
     """Load a task, and the catalogue entry of every model that may be called for it.
 
     Args:
         task: The task. A `LoadedTask` is returned as it is, and nothing is read.
         config: Names the catalogue files, and the keys of the task file to override.
         agent: Whether the models of the search agent and of the prompt writer are needed too.
+        progress: Called with (bytes read, bytes in all) while a large data file is read.
 
     Raises:
         UserError: The task or the catalogue breaks a rule, or a model is not in the catalogue.
@@ -361,7 +363,8 @@ def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
         rule = f"`task` must be a Task or the path of a task folder, but got {shown(task)}"
         raise TaskError(rule, remedy='write Task(...), or pass a path such as "task"')
     catalog = Catalog.load(*config.models)
-    loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
+    read = partial(load_task, catalog=catalog, overrides=config.task, progress=progress)
+    loaded = task if isinstance(task, Task) else read(task)
     config = with_agent_model(config, loaded, catalog)
     names = required_models(loaded)
     if agent and config.calls_model and config.agent.model:

@@ -37,6 +37,24 @@ def download_bar(console: Console) -> Iterator[Callable[[FileProgress], None]]:
 
 
 @contextmanager
+def reading_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Inside the block, a function of (bytes done, bytes in all) that shows how much of a file is read."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    bars, shown = Bars(*columns, console=console, disable=not console.is_terminal, transient=True), list[TaskID]()
+
+    def show(done: int, total: int) -> None:
+        if not shown:
+            shown.append(bars.add_task("reading rows"))
+            bars.start()
+        bars.update(shown[0], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bars.stop()
+
+
+@contextmanager
 def counting_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """Inside the block, a function of (done, total) that updates the bar; it prints nothing unless on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

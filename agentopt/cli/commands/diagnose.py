@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from agentopt.api import diagnose, load
+from agentopt.api import diagnose
+from agentopt.cli.loading import load_shown
 from agentopt.cli.output import interruptible, notes_console, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
@@ -41,7 +42,8 @@ def run_diagnosis(
             print_plain(progress, event.message)
 
     with interruptible(progress):
-        found = diagnose(task, config, subtask=subtask, candidate=chosen, callbacks=[observe])
+        loaded = load_shown(task, config, progress)
+        found = diagnose(loaded, config, subtask=subtask, candidate=chosen, callbacks=[observe])
     if as_json:
         print_json(tuple(found), Diagnoses)
         return
@@ -54,7 +56,7 @@ def estimate_pilots(
 ) -> None:
     """`agentopt diagnose --dry-run`: the worst case of each subtask's pilot, without a model call."""
     given, config = candidate_of(candidate, settings)
-    loaded, specs = load(task, config)
+    loaded, specs = load_shown(task, config, stderr_console())
     config = with_agent_model(config, loaded, specs)
     chosen = checked_candidate(given or loaded.baseline, loaded)
     subtasks = pilot_subtasks(loaded, config, subtask, chosen)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agentopt.api import evaluate, load
+from agentopt.api import evaluate
+from agentopt.cli.loading import load_shown
 from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
@@ -40,7 +41,7 @@ def run_evaluation(
 ) -> None:
     """`agentopt evaluate`: progress on stderr, the scores on stdout, as one JSON object if `as_json`."""
     chosen, config = candidate_of(candidate, settings)
-    source = load(task, config, agent=False)
+    source = load_shown(task, config, stderr_console(), agent=False)
     notes = list(source.task.notes)
     reported: list[Event] = []
     spent: list[Spent] = []

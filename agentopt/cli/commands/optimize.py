@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentopt.api import LoadedTask, aoptimize, load
+from agentopt.api import LoadedTask, aoptimize
 from agentopt.cli.commands.report import leave_report
 from agentopt.cli.estimates import PARTS, estimates
 from agentopt.cli.interrupts import INTERRUPTED, second_interrupt_ends
+from agentopt.cli.loading import load_shown
 from agentopt.cli.output import (
     exit_with,
     ignore_interrupted_tasks,
@@ -150,7 +151,7 @@ def _optimize(
 
     with ProgressBar(progress) as view:
         try:
-            loaded = load(task, config)
+            loaded = load_shown(task, config, progress)
             with second_interrupt_ends(lambda: stopped(is_whole=False)), _live_page(live, settings, view) as page:
 
                 def observe(event: Event) -> None:
@@ -255,7 +256,7 @@ def _show_uses(result: Result, task: Path | None, console: Console) -> None:
 def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt optimize --dry-run`: the worst case, without a model call."""
     config = load_config(settings)
-    loaded, specs = load(task, config)
+    loaded, specs = load_shown(task, config, stderr_console())
     found = estimates(LoadedTask(loaded, specs), config)
     config, space, worst, expected, times = found.config, found.space, found.worst, found.expected, found.times
     measured, trials, recorded = needs_measuring(loaded), found.trials, found.recorded
