@@ -55,8 +55,8 @@ from agentopt.runs.worst_case import estimate_diagnosis, usage_of_candidate
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.search.from_task import check_costs
+from agentopt.taskfile.lines import Progress, no_progress
 from agentopt.taskfile.loading import load_task
-from agentopt.taskfile.stored_jsonl import Progress, no_progress
 from agentopt.workflow.base import MAX_REPEATS
 
 P = ParamSpec("P")

@@ -42,6 +42,7 @@ from agentopt.models.effort import check_efforts
 from agentopt.models.providers import adding_command
 from agentopt.taskfile.data import Row, correct_row, read_rows
 from agentopt.taskfile.extension_spec import ExtensionSpec, build
+from agentopt.taskfile.lines import Progress, no_progress
 from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
@@ -51,7 +52,7 @@ from agentopt.taskfile.schema import SplitSpec, SubtaskSpec, TaskSpec
 from agentopt.taskfile.scoring import Rows, build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.taskfile.search_space import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.taskfile.sources import source_name
-from agentopt.taskfile.stored_jsonl import Progress, examples_of, no_progress, read_large_rows
+from agentopt.taskfile.stored_files import examples_of, read_large_rows
 from agentopt.workflow.templates import Record, Template, compile_template
 
 TASK_FILE = "task.yaml"

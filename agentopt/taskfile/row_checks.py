@@ -13,7 +13,7 @@ from agentopt.core.stored_rows import Hashes, hash_of, repeating, shared
 from agentopt.core.task import Example
 from agentopt.core.yaml_models import shown
 from agentopt.taskfile.data import Row
-from agentopt.taskfile.stored_jsonl import FileRows
+from agentopt.taskfile.stored_files import FileRows
 
 
 def column_names(rows: Sequence[Row]) -> tuple[set[str], set[str]]:

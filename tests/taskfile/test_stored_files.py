@@ -1,4 +1,4 @@
-"""Rows of a large JSONL file stay in it: a task has the same examples, splits, errors and hashes as one in memory."""
+"""Rows of a large JSONL or Parquet file stay on disk: with the examples, splits and errors of rows in memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import codecs
 import json
 import os
 import random
+import time
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from agentopt.taskfile.loading import load_task
 from agentopt.taskfile.reader import into_splits
 from agentopt.taskfile.row_checks import check_duplicates, check_leaks, column_names
 from agentopt.taskfile.schema import ColumnsSpec, SplitsSpec
-from agentopt.taskfile.stored_jsonl import LARGE, FileRows, examples_of, read_large_rows
+from agentopt.taskfile.stored_files import LARGE, FileRows, examples_of, read_large_rows
+from agentopt.taskfile.stored_parquet import KEPT_SECONDS, copied_rows
 from agentopt.testing.toy import draw
 
 ID, GROUP = {"id": "id"}, {"id": "id", "group": "document"}
@@ -287,3 +290,76 @@ def test_a_task_with_a_large_file_is_loaded_and_checked(tmp_path: Path) -> None:
         TaskError, match=r"test\.jsonl:171: the row must have the column 'question'.*\n.*rename 'questoin'"
     ):
         load_task(tmp_path)
+
+
+TABLE: dict[str, list[Any]] = {
+    "question": ["a", "b", None, "d \u2028 \0 \u00e4\n", "e"],
+    "target": [1, 2, None, 2**60, 5],
+    "day": [date(2026, 1, 2), None, None, None, date(2026, 1, 3)],
+    "facts": [["x", None], [], None, ["y"], None],
+    "of": [{"n": 0.1, "m": float("nan")}, None, None, {"n": None, "m": -1.5}, None],
+}
+
+
+def parquet(path: Path, table: dict[str, list[Any]]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.mark.parametrize("columns", [{}, {"inputs": ["question", "day", "facts"]}, {"metadata": ["of", "day"]}])
+def test_rows_of_a_large_parquet_file_are_those_of_a_list(tmp_path: Path, columns: dict[str, Any]) -> None:
+    path = parquet(tmp_path / "test.parquet", TABLE)
+    listed, stored = in_memory(path, **columns), in_file(path, **columns)
+    assert [repr(row) for row in stored] == [repr(row) for row in listed]  # NaN is not equal to itself
+    assert [row.where.rpartition(":")[2] for row in stored] == ["1", "2", "4", "5"]
+    assert repr(stored[2]) == repr(listed[2])
+    assert column_names(stored) == column_names(listed)
+    assert repr(list(in_file(path, **columns))) == repr(listed)  # from the copy of before
+
+
+def test_a_row_of_a_large_parquet_file_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    tables: list[tuple[str, dict[str, list[Any]]]] = [
+        ("bytes", {"q": ["a", "b"], "target": [b"x", b"y"]}),
+        ("id", {"id": [1, 1], "target": [1, 2]}),
+        ("column", {"q": ["a", "b"], "target": [1, None]}),
+        ("empty", {"q": [None, None]}),
+    ]
+    for name, table in tables:
+        path = parquet(tmp_path / f"{name}.parquet", table)
+        with pytest.raises(TaskError) as expected:
+            in_memory(path)
+        with pytest.raises(TaskError) as found:
+            in_file(path)
+        assert str(found.value) == str(expected.value)
+
+
+def test_a_parquet_file_is_copied_once_and_old_copies_are_removed(tmp_path: Path) -> None:
+    one, other = (parquet(tmp_path / f"{n}.parquet", {"q": [n], "target": [1]}) for n in (1, 2))
+    folder, start = tmp_path / "rows", time.time()  # systems set the time of access, unless it is in the future
+
+    def copied(path: Path, after: float) -> int:
+        assert list(copied_rows(path, "data.test", folder, 1, start + after) or []) == []  # not indexed yet
+        return len(list(folder.iterdir()))
+
+    assert [copied(one, 1), copied(one, 2)] == [1, 1]
+    (copy,) = folder.iterdir()
+    copy.write_text(copy.read_text().replace("1", "7"))
+    changed = copy.stat().st_mtime_ns
+    assert [copied(one, 10), copied(one, 20), copy.stat().st_mtime_ns] == [1, 1, changed]
+    assert copied(other, KEPT_SECONDS + 19) == 2
+    assert copied(parquet(tmp_path / "3.parquet", {"q": [3]}), KEPT_SECONDS + 21) == 2
+    assert not copy.exists()
+
+
+def test_a_parquet_file_that_is_small_broken_or_cannot_be_copied_is_read_into_memory(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "test.parquet", {"q": ["a"], "target": [1]})
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1")
+    (tmp_path / "file").touch()
+    assert copied_rows(path, "data.test", tmp_path / "rows", LARGE) is None
+    assert copied_rows(broken, "data.test", tmp_path / "rows", 1) is None
+    assert copied_rows(path, "data.test", tmp_path / "file" / "rows", 1) is None
+    assert copied_rows(path, "data.test", tmp_path / "rows", 1) is not None

@@ -5,146 +5,27 @@ In memory are the place of each row in the file and the hashes that tell which r
 
 from __future__ import annotations
 
-import codecs
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
-from typing import overload
 
 from agentopt.core.duplicates import normalised
-from agentopt.core.errors import TaskError
+from agentopt.core.paths import cache_folder
 from agentopt.core.stored_rows import Hashes, StoredRows, hash_of, repeating
 from agentopt.core.task import Example
 from agentopt.taskfile.data import Row, RowReader, check_id, no_rows
+from agentopt.taskfile.lines import Lines, Progress, no_progress
+from agentopt.taskfile.parquet import parquet_rows
 from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.taskfile.sources import source_name
-from agentopt.taskfile.table import Placed
-from agentopt.taskfile.text_rows import check_is_file, file_text, json_line, json_lines
+from agentopt.taskfile.stored_parquet import copied_rows
+from agentopt.taskfile.text_rows import json_lines
 
 LARGE = 8 * 2**20
 """Bytes of a JSONL file from which on its rows stay there."""
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes that are read and those of the file."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
-
-
-EACH = 2_000
-"""Rows between two calls of `Progress`."""
-
-
-class Lines(Sequence[Placed]):
-    """The place and the object of each line that is not blank.
-
-    Args:
-        path: The file.
-        where: The key that names it, for messages.
-
-    Attributes:
-        is_wide: Whether it is in UTF-16.
-    """
-
-    def __init__(self, path: Path, where: str) -> None:
-        self.path, self._where = path, where
-        self._starts, self._numbers = array("Q"), array("Q")
-        with path.open("rb") as file:
-            self._stamp = _stamp(file)
-            self.is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self._stamp[1]
-
-    def scan(self, progress: Progress) -> Iterator[Placed]:
-        """Yield all rows, and keep where each of them is.
-
-        Args:
-            progress: Called now and then.
-
-        Raises:
-            TaskError: The file is not UTF-8, or a line is not a JSON object or has a key twice.
-        """
-        start = 0
-        with self._open() as file:
-            for number, line in enumerate(file, 1):
-                text = self._text(line.removesuffix(b"\n"), start)
-                if text.strip():
-                    self._starts.append(start)
-                    self._numbers.append(number)
-                    yield self._placed(number, text)
-                start += len(line)
-                if number % EACH == 0 or start == self.size:
-                    progress(start, self.size)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, index: int) -> Placed: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Placed]: ...
-    def __getitem__(self, index: int | slice) -> Placed | list[Placed]:
-        places = range(len(self))[index]
-        return next(self.at([places])) if isinstance(places, int) else list(self.at(places))
-
-    def __iter__(self) -> Iterator[Placed]:
-        return self.at(range(len(self)))
-
-    def at(self, places: Iterable[int]) -> Iterator[Placed]:
-        """Read the rows at some places, in one opening of the file.
-
-        Args:
-            places: Indices of rows, from 0.
-
-        Raises:
-            TaskError: The file has changed.
-        """
-        with self._open() as file:
-            for place in places:
-                start = self._starts[place]
-                end = self._starts[place + 1] if place + 1 < len(self) else self.size
-                line = os.pread(file.fileno(), end - start, start).partition(b"\n")[0]
-                yield self._placed(self._numbers[place], self._text(line, start))
-
-    def _open(self) -> BufferedReader:
-        try:
-            file = self.path.open("rb")
-        except OSError as error:
-            raise self._changed(f"cannot be read any more: {error.strerror}") from error
-        if _stamp(file) != self._stamp:
-            file.close()
-            raise self._changed("has changed since its rows were checked")
-        return file
-
-    def _changed(self, problem: str) -> TaskError:
-        return TaskError(f"the file {self.path} {problem}", where=self._where, remedy="start again with the new file")
-
-    def _text(self, line: bytes, start: int) -> str:
-        if b"\0" not in line:
-            try:
-                return (line.removeprefix(codecs.BOM_UTF8) if start == 0 else line).decode()
-            except UnicodeDecodeError:
-                pass
-        file_text(self.path, self._where)  # raises the error, which names the place in the whole file
-        raise self._changed("has changed while it was read")
-
-    def _placed(self, number: int, text: str) -> Placed:
-        place = f"{self.path}:{number}"
-        return place, json_line(text, place)
-
-
-def _stamp(file: BufferedReader) -> tuple[int, int, int, int]:
-    """What tells a file from another one, and from a changed one."""
-    found = os.fstat(file.fileno())
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_dev
 
 
 @dataclass(frozen=True)
@@ -263,7 +144,7 @@ def read_large_rows(
     progress: Progress = no_progress,
     large: int = LARGE,
 ) -> FileRows | None:
-    """Read and check the examples of a large JSONL file, which stay there.
+    """Read and check the examples of a large JSONL or Parquet file, which stay there.
 
     Args:
         source: The name of a source.
@@ -281,13 +162,11 @@ def read_large_rows(
         TaskError: As by `data.read_rows`.
     """
     path = folder / source
-    if path.suffix.lower() != ".jsonl" or not path.is_file() or path.stat().st_size < large:
+    lines = _large(path, where, large)
+    if lines is None:
         return None
-    check_is_file(path, where)
-    lines = Lines(path, where)
-    if lines.is_wide:
-        return None
-    reader = RowReader(columns, target_needed, lambda: json_lines(path, where))
+    again = json_lines if path.suffix.lower() == ".jsonl" else parquet_rows
+    reader = RowReader(columns, target_needed, lambda: again(path, where))
     index = _Index()
     for placed in lines.scan(progress):
         index.add(reader.row(placed))
@@ -298,3 +177,14 @@ def read_large_rows(
     for row in repeating(rows, ["id"]):
         check_id(row, places_by_id)
     return rows
+
+
+def _large(path: Path, where: str, large: int) -> Lines | None:
+    """The lines of a large file; None if it is small, in UTF-16, or of another kind."""
+    suffix = path.suffix.lower()
+    if suffix not in (".jsonl", ".parquet") or not os.path.isfile(path):
+        return None
+    if suffix == ".parquet":
+        return copied_rows(path, where, cache_folder() / "rows", large)
+    lines = Lines(path, where) if path.stat().st_size >= large else None
+    return None if lines is None or lines.is_wide else lines
