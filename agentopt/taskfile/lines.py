@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,11 +36,13 @@ class Lines(Sequence[Placed]):
 
     Attributes:
         is_wide: Whether it is in UTF-16.
+        starts: Where each row begins.
+        numbers: The number of the line of each row.
     """
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self._where = path, where
-        self._starts, self._numbers = array("Q"), array("Q")
+        self.starts, self.numbers = array("Q"), array("Q")
         with path.open("rb") as file:
             self._stamp = _stamp(file)
             self.is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -48,6 +51,22 @@ class Lines(Sequence[Placed]):
     def size(self) -> int:
         """Bytes of the file."""
         return self._stamp[1]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content.
+
+        Raises:
+            TaskError: The file has changed.
+        """
+        with self._open() as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if _stamp(file) != self._stamp:
+                raise self._changed("has changed while it was read")
+        return found
+
+    def forget(self) -> None:
+        """Forget where the rows are."""
+        del self.starts[:], self.numbers[:]
 
     def scan(self, progress: Progress) -> Iterator[Placed]:
         """Yield all rows, and keep where each of them is.
@@ -63,15 +82,15 @@ class Lines(Sequence[Placed]):
             for number, line in enumerate(file, 1):
                 text = self._text(line.removesuffix(b"\n"), start)
                 if self._is_row(number, text):
-                    self._starts.append(start)
-                    self._numbers.append(number)
+                    self.starts.append(start)
+                    self.numbers.append(number)
                     yield self._placed(number, text)
                 start += len(line)
                 if number % EACH == 0 or start == self.size:
                     progress(start, self.size)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     @overload
     def __getitem__(self, index: int) -> Placed: ...
@@ -95,10 +114,10 @@ class Lines(Sequence[Placed]):
         """
         with self._open() as file:
             for place in places:
-                start = self._starts[place]
-                end = self._starts[place + 1] if place + 1 < len(self) else self.size
+                start = self.starts[place]
+                end = self.starts[place + 1] if place + 1 < len(self) else self.size
                 line = os.pread(file.fileno(), end - start, start).partition(b"\n")[0]
-                yield self._placed(self._numbers[place], self._text(line, start))
+                yield self._placed(self.numbers[place], self._text(line, start))
 
     def _open(self) -> BufferedReader:
         try:

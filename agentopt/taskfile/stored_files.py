@@ -1,4 +1,4 @@
-"""Rows of a large JSONL file: each is read and checked once, and read again when it is needed.
+"""Rows of a large file: each is read and checked once, and read again when it is needed.
 
 In memory are the place of each row in the file and the hashes that tell which rows may be equal, about 50 bytes a row.
 """
@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from agentopt.core.duplicates import normalised
 from agentopt.core.paths import cache_folder
-from agentopt.core.stored_rows import Hashes, StoredRows, hash_of, repeating
+from agentopt.core.stored_rows import Hashes, StoredRows, repeating
 from agentopt.core.task import Example
 from agentopt.taskfile.data import Row, RowReader, check_id, no_rows
 from agentopt.taskfile.lines import Lines, Progress, no_progress
 from agentopt.taskfile.parquet import parquet_rows
+from agentopt.taskfile.row_index import IndexFolder, RowIndex
 from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.taskfile.sources import source_name
 from agentopt.taskfile.stored_parquet import copied_rows
@@ -26,37 +25,6 @@ from agentopt.taskfile.text_rows import json_lines
 
 LARGE = 8 * 2**20
 """Bytes of a JSONL file from which on its rows stay there."""
-
-
-@dataclass(frozen=True)
-class _Index:
-    """What is known of the rows of a file.
-
-    Attributes:
-        hashes: See `StoredRows`.
-        numbered: For each row 1 if its id is the number of its line, otherwise 0.
-        known: The input columns of all rows, those with empty cells included.
-        everywhere: The input columns that every row has.
-    """
-
-    hashes: dict[str, Hashes[int]] = field(
-        default_factory=lambda: {kind: array("Q") for kind in ("id", "inputs", "group", "text")}
-    )
-    numbered: bytearray = field(default_factory=bytearray)
-    known: set[str] = field(default_factory=set)
-    everywhere: set[str] = field(default_factory=set)
-
-    def add(self, row: Row) -> None:
-        example, of = row.example, self.hashes
-        inputs = example.inputs.keys()
-        self.everywhere.intersection_update(inputs) if self.numbered else self.everywhere.update(inputs)
-        self.known.update(inputs, row.empty)
-        self.numbered.append(row.numbered)
-        of["id"].append(hash_of(example.id))
-        keys = dict(example.same_as)
-        of["inputs"].append(hash_of(keys["inputs"]))
-        of["group"].append(hash_of(keys["group"]) if "group" in keys else 0)
-        of["text"].append(hash_of(normalised(example.inputs)))
 
 
 class FileRows(StoredRows[Row]):
@@ -69,7 +37,7 @@ class FileRows(StoredRows[Row]):
         places: The rows of the file that these are.
     """
 
-    def __init__(self, lines: Lines, reader: RowReader, index: _Index, places: Sequence[int]) -> None:
+    def __init__(self, lines: Lines, reader: RowReader, index: RowIndex, places: Sequence[int]) -> None:
         self._lines, self._reader, self.index_of_file, self._places = lines, reader, index, places
 
     @cached_property
@@ -80,7 +48,7 @@ class FileRows(StoredRows[Row]):
         return {kind: array("Q", (of[place] for place in self._places)) for kind, of in every.items()}
 
     @property
-    def numbered(self) -> bytearray:
+    def numbered(self) -> Sequence[int]:
         """For each row 1 if its id is the number of its line, otherwise 0."""
         return bytearray(self.index_of_file.numbered[place] for place in self._places)
 
@@ -167,11 +135,22 @@ def read_large_rows(
         return None
     again = json_lines if path.suffix.lower() == ".jsonl" else parquet_rows
     reader = RowReader(columns, target_needed, lambda: again(path, where))
-    index = _Index()
+    folder_of_index = IndexFolder(cache_folder() / "rows")
+    place = folder_of_index.place(lines, {"columns": columns.model_dump(), "target": target_needed})
+    if index := folder_of_index.read(place, lines):
+        return FileRows(lines, reader, index, range(len(lines)))
+    rows = _checked(lines, reader, progress)
+    if not len(rows):
+        raise no_rows(source_name(source, folder))
+    folder_of_index.write(place, lines, rows.index_of_file)
+    return rows
+
+
+def _checked(lines: Lines, reader: RowReader, progress: Progress) -> FileRows:
+    """All rows of a file, each of which is read once."""
+    index = RowIndex()
     for placed in lines.scan(progress):
         index.add(reader.row(placed))
-    if not len(lines):
-        raise no_rows(source_name(source, folder))
     rows = FileRows(lines, reader, index, range(len(lines)))
     places_by_id: dict[str, str] = {}
     for row in repeating(rows, ["id"]):

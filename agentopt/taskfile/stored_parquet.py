@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,13 +14,11 @@ from pathlib import Path
 from agentopt.core.files import write_atomically
 from agentopt.taskfile.lines import Lines
 from agentopt.taskfile.parquet import parquet_rows, parquet_size
+from agentopt.taskfile.row_index import remove_old, used
 from agentopt.taskfile.table import Placed, TableRow
 
 LARGE_ROWS = 50_000
 """Rows of a Parquet file from which on they are copied."""
-
-KEPT_SECONDS = 30 * 24 * 3600
-"""Copies that were not used for so long are removed when another one is written."""
 
 VERSION = "v1"
 """Part of the names of copies: those of another form are not used."""
@@ -78,9 +75,9 @@ def copied_rows(path: Path, where: str, folder: Path, large: int, now: float | N
     try:
         if not copy.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_old(folder, now)
+            remove_old(folder, now)
             write_atomically(copy, _json_lines(parquet_rows(path, where)))
-        os.utime(copy, ns=(int(now * 1e9), copy.stat().st_mtime_ns))  # used now, but not changed
+        used(copy, now)
         return CopiedRows(copy, path, where)
     except (OSError, TypeError):
         return None
@@ -96,9 +93,3 @@ def _json_lines(rows: Iterable[Placed]) -> Iterator[str]:
         yield "\n" * (number - last - 1)
         yield f"{json.dumps(row)}\n"
         last = number
-
-
-def _remove_old(folder: Path, now: float) -> None:
-    for copy in folder.glob("*.jsonl"):
-        if now - copy.stat().st_atime > KEPT_SECONDS:
-            copy.unlink(missing_ok=True)

@@ -32,12 +32,20 @@ from agentopt.taskfile.data import Row, read_rows
 from agentopt.taskfile.loading import load_task
 from agentopt.taskfile.reader import into_splits
 from agentopt.taskfile.row_checks import check_duplicates, check_leaks, column_names
+from agentopt.taskfile.row_index import KEPT_SECONDS
 from agentopt.taskfile.schema import ColumnsSpec, SplitsSpec
 from agentopt.taskfile.stored_files import LARGE, FileRows, examples_of, read_large_rows
-from agentopt.taskfile.stored_parquet import KEPT_SECONDS, copied_rows
+from agentopt.taskfile.stored_parquet import copied_rows
 from agentopt.testing.toy import draw
 
 ID, GROUP = {"id": "id"}, {"id": "id", "group": "document"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of copies and indexes."""
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "rows"
 
 
 def in_memory(path: Path, **columns: Any) -> list[Row]:
@@ -363,3 +371,82 @@ def test_a_parquet_file_that_is_small_broken_or_cannot_be_copied_is_read_into_me
     assert copied_rows(broken, "data.test", tmp_path / "rows", 1) is None
     assert copied_rows(path, "data.test", tmp_path / "file" / "rows", 1) is None
     assert copied_rows(path, "data.test", tmp_path / "rows", 1) is not None
+
+
+def shown_when_read(path: Path, **columns: Any) -> tuple[list[Row], int]:
+    """The rows, and how often progress was shown, which is never if an index is used."""
+    calls: list[int] = []
+    rows = read_large_rows(
+        path.name,
+        path.parent,
+        ColumnsSpec(**columns),
+        target_needed=True,
+        where="data.test",
+        progress=lambda done, total: calls.append(done),
+        large=1,
+    )
+    assert rows is not None
+    assert rows.hashes == in_file(path, **columns).hashes
+    assert check_leaks({"validation": rows}) is None  # type: ignore[func-returns-value]
+    return list(rows), len(calls)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_rows_are_read_once_and_then_found_by_an_index_of_the_same_content(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    given = given_rows(0)
+    table = {column: [row[column] for row in given] for column in given[0]}
+    write(path, given) if name == "rows.jsonl" else parquet(path, table)
+    listed, columns = in_memory(path, **GROUP), column_names(in_memory(path, **GROUP))
+    assert [shown_when_read(path, **GROUP) for _ in range(2)] == [(listed, 1), (listed, 0)]
+    assert column_names(in_file(path, **GROUP)) == columns
+    assert shown_when_read(path, inputs=["question"]) == (in_memory(path, inputs=["question"]), 1)
+    moved = path.rename(tmp_path / f"moved_{name}")
+    assert shown_when_read(moved, **GROUP) == (in_memory(moved, **GROUP), 0)
+
+
+def test_another_content_has_another_index_whatever_its_size_and_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.jsonl", given_rows(0))
+    assert shown_when_read(path)[1] == 1
+    stamp, before = path.stat(), path.read_text()
+    path.write_text(before.replace("What is", "That is"))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert shown_when_read(path) == (in_memory(path), 1)
+    path.write_text(before)
+    assert shown_when_read(path) == (in_memory(path), 0)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        lambda content: content.replace(b'"rows": 60', b'"rows": 59'),
+        lambda content: content.replace(b'"rows": 60', b'"rows": 6e9'),
+        lambda content: content.replace(b'"rows": 60', b'"rows": 999999999999999999999'),
+        lambda content: content[:500] + bytes([content[500] ^ 1]) + content[501:],
+        lambda content: b"",
+        lambda content: b"[]\n",
+    ],
+)
+def test_a_damaged_index_is_written_anew(tmp_path: Path, cache: Path, damaged: Any) -> None:
+    path = write(tmp_path / "test.jsonl", given_rows(0))
+    assert shown_when_read(path)[1] == 1
+    (index,) = cache.iterdir()
+    index.write_bytes(damaged(index.read_bytes()))
+    assert shown_when_read(path) == (in_memory(path), 1)
+    assert shown_when_read(path)[1] == 0
+
+
+def test_a_file_with_a_bad_row_has_no_index_and_a_folder_that_cannot_be_written_is_no_error(
+    tmp_path: Path, cache: Path
+) -> None:
+    path = write(tmp_path / "test.jsonl", BAD["same id"])
+    for _ in range(2):
+        with pytest.raises(TaskError, match="an id must be given once"):
+            in_file(path)
+    assert not cache.exists()
+    cache.parent.mkdir(exist_ok=True)
+    cache.touch()
+    write(path, given_rows(0))
+    assert [shown_when_read(path)[1] for _ in range(2)] == [1, 1]
