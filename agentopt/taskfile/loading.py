@@ -47,9 +47,9 @@ from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import into_splits, read_dataset, read_split
-from agentopt.taskfile.row_checks import check_duplicates, check_leaks, column_names
+from agentopt.taskfile.row_checks import Rows, check_duplicates, check_leaks, column_names
 from agentopt.taskfile.schema import SplitSpec, SubtaskSpec, TaskSpec
-from agentopt.taskfile.scoring import Rows, build_metrics, build_scorer, check_readable, check_targets, is_comparison
+from agentopt.taskfile.scoring import build_metrics, build_scorer, check_comparison, is_comparison
 from agentopt.taskfile.search_space import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.taskfile.sources import source_name
 from agentopt.taskfile.stored_files import examples_of, read_large_rows
@@ -357,8 +357,7 @@ class _Reader:
             output = next(s for s in self.spec.subtasks if s.name == self._output())
             # The output of a program is read by the parser of the program.
             parse = self.spec.program.parse if self.spec.program else output.parse
-            check_readable(rows, is_json=parse.kind not in ("text", "number", "choice", "ids"))
-            check_targets(scorer, _of_parser(parse, "values") or (), output.name, rows)
+            check_comparison(self.spec.scorer, scorer, parse.kind, _of_parser(parse, "values") or (), output.name, rows)
 
     def _check_costs(self, task: Task) -> None:
         """Check that no pass costs less than 0, the result of the formula if the unit is too large."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 from agentopt.core.duplicates import inputs_key
 from agentopt.core.errors import TaskError
@@ -14,6 +15,11 @@ from agentopt.core.task import Example
 from agentopt.core.yaml_models import shown
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.stored_files import FileRows
+
+Rows = Mapping[Split, Sequence[Row]]
+
+PART = 5_000
+"""Rows of a file that are checked together."""
 
 
 def column_names(rows: Sequence[Row]) -> tuple[set[str], set[str]]:
@@ -26,6 +32,27 @@ def column_names(rows: Sequence[Row]) -> tuple[set[str], set[str]]:
         return rows.index_of_file.known, rows.index_of_file.everywhere
     known = {name for row in rows for name in (*row.example.inputs, *row.empty)}
     return known, {name for name in known if all(name in row.example.inputs for row in rows)}
+
+
+def check_in_parts(rows: Rows, check: Callable[[Rows], None], how: object) -> None:
+    """Check rows; those of files in parts, and not again if the same rows have passed before.
+
+    Args:
+        rows: The rows of each split.
+        check: Raises `TaskError` for a row that does not pass.
+        how: All that the check depends on, beside the rows, as JSON has it; None if that is not known.
+
+    Raises:
+        TaskError: By `check`.
+    """
+    if listed := {split: of for split, of in rows.items() if not isinstance(of, FileRows)}:
+        check(listed)
+    for split, of in rows.items():
+        if isinstance(of, FileRows) and not of.has_passed(how):
+            every = iter(of)
+            while part := list(islice(every, PART)):
+                check({split: part})
+            of.keep_passed(how)
 
 
 def check_leaks(splits: Mapping[Split, Sequence[Row]]) -> None:

@@ -73,47 +73,64 @@ class RowIndex:
         yield from (lines.starts, lines.numbers, *(self.hashes[kind] for kind in KINDS), self.numbered)
 
 
-class IndexFolder:
-    """The indexes in a folder.
+class KeptIndex:
+    """The copy of the index of a file.
 
     Args:
-        folder: The folder, which need not exist.
+        folder: The folder of indexes, which need not exist.
+        lines: The file, which is read.
+        reading: How its rows are read, as JSON has it.
         now: The time, for tests.
+
+    Raises:
+        TaskError: The file has changed.
     """
 
-    def __init__(self, folder: Path, now: float | None = None) -> None:
+    def __init__(self, folder: Path, lines: Lines, reading: Mapping[str, object], now: float | None = None) -> None:
         self._folder, self._now = folder, time.time() if now is None else now
-
-    def place(self, lines: Lines, reading: Mapping[str, object]) -> Path:
-        """Return where the index of a file is, or will be.
-
-        Args:
-            lines: The file, which is read.
-            reading: How its rows are read, as JSON has it.
-
-        Raises:
-            TaskError: The file has changed.
-        """
         how = {**reading, "version": [VERSION, agentopt.__version__, sys.byteorder], "content": lines.digest()}
-        return self._folder / f"{hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:40]}.index"
+        self._name = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:40]
+        self._place = folder / f"{self._name}.index"
 
-    def read(self, place: Path, lines: Lines) -> RowIndex | None:
-        """Read an index, and the places of the rows into `lines`; None if there is none, or it is damaged.
+    def has(self, name: str) -> bool:
+        """Whether `keep` was called with the name.
 
         Args:
-            place: Its place.
+            name: What is true of the rows.
+        """
+        with suppress(OSError):
+            used(self._noted(name), self._now)
+            return True
+        return False
+
+    def keep(self, name: str) -> None:
+        """Record that something is true of the rows.
+
+        Args:
+            name: What it is.
+        """
+        with suppress(OSError):
+            self._noted(name).touch()
+
+    def _noted(self, name: str) -> Path:
+        return self._folder / f"{self._name}-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+    def read(self, lines: Lines) -> RowIndex | None:
+        """Read the index, and the places of the rows into `lines`; None if there is none, or it is damaged.
+
+        Args:
             lines: The file.
         """
         index = RowIndex()
         try:
-            with place.open("rb") as file:
+            with self._place.open("rb") as file:
                 head = json.loads(file.readline())
                 found = hashlib.sha256()
                 for part in index.arrays(lines):
                     part.fromfile(file, head["rows"])
                     found.update(part)
                 is_whole = file.read() == found.digest()
-            used(place, self._now)
+            used(self._place, self._now)
         except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             is_whole = False
         if not is_whole:
@@ -123,11 +140,10 @@ class IndexFolder:
         index.everywhere.update(head["everywhere"])
         return index
 
-    def write(self, place: Path, lines: Lines, index: RowIndex) -> None:
-        """Write an index. If that fails, the rows are read again the next time.
+    def write(self, lines: Lines, index: RowIndex) -> None:
+        """Write the index. If that fails, the rows are read again the next time.
 
         Args:
-            place: Its place.
             lines: The file.
             index: What is known of its rows.
         """
@@ -139,7 +155,7 @@ class IndexFolder:
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             remove_old(self._folder, self._now)
-            write_atomically(place, b"".join([*parts, found.digest()]))
+            write_atomically(self._place, b"".join([*parts, found.digest()]))
 
 
 def used(file: Path, now: float) -> None:

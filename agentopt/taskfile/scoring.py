@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agentopt.core.errors import ScorerError, TaskError
-from agentopt.core.records import Split
 from agentopt.core.registry import SCORERS
 from agentopt.core.task import Metric, Scorer, Value
 from agentopt.core.task_rules import check_metrics
@@ -18,9 +17,8 @@ from agentopt.evaluation import scorers
 from agentopt.evaluation.judge import Judge
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.extension_spec import ExtensionSpec, build
+from agentopt.taskfile.row_checks import Rows, check_in_parts
 from agentopt.taskfile.schema import MetricSpec
-
-Rows = Mapping[Split, Sequence[Row]]
 
 
 def build_scorer(spec: ExtensionSpec, functions: Functions, where: str) -> Scorer:
@@ -43,6 +41,34 @@ def build_scorer(spec: ExtensionSpec, functions: Functions, where: str) -> Score
 def is_comparison(spec: ExtensionSpec) -> bool:
     """Whether the scorer compares the output with the target."""
     return bool(SCORERS.find(spec.kind).traits.get("compares"))
+
+
+def check_comparison(
+    spec: ExtensionSpec, scorer: Scorer, parser: str, options: Sequence[str], output: str, rows: Rows
+) -> None:
+    """Check that the scorer of a task can compare outputs with every target.
+
+    Args:
+        spec: The name and the options of the scorer.
+        scorer: The scorer, which compares.
+        parser: Name of the parser of the output.
+        options: The only values that the parser can return; empty if any value is possible.
+        output: Name of the subtask.
+        rows: The rows of every split.
+
+    Raises:
+        TaskError: A row's target cannot be compared with an output.
+    """
+    is_json = parser not in ("text", "number", "choice", "ids")
+
+    def check(part: Rows) -> None:
+        check_readable(part, is_json=is_json)
+        check_targets(scorer, options, output, part)
+
+    is_own = SCORERS.find(spec.kind).make.__module__.partition(".")[0] == "agentopt"
+    has_function = any(":" in str(value) for value in spec.options.values())
+    known = [spec.model_dump(mode="json"), is_json, list(options)] if is_own and not has_function else None
+    check_in_parts(rows, check, known)
 
 
 def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Rows) -> None:

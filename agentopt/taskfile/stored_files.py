@@ -5,6 +5,8 @@ In memory are the place of each row in the file and the hashes that tell which r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ from agentopt.core.task import Example
 from agentopt.taskfile.data import Row, RowReader, check_id, no_rows
 from agentopt.taskfile.lines import Lines, Progress, no_progress
 from agentopt.taskfile.parquet import parquet_rows
-from agentopt.taskfile.row_index import IndexFolder, RowIndex
+from agentopt.taskfile.row_index import KeptIndex, RowIndex
 from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.taskfile.sources import source_name
 from agentopt.taskfile.stored_parquet import copied_rows
@@ -35,10 +37,14 @@ class FileRows(StoredRows[Row]):
         reader: Reads a row.
         index: What is known of the rows of the file.
         places: The rows of the file that these are.
+        kept: Records which checks they have passed.
     """
 
-    def __init__(self, lines: Lines, reader: RowReader, index: RowIndex, places: Sequence[int]) -> None:
+    def __init__(
+        self, lines: Lines, reader: RowReader, index: RowIndex, places: Sequence[int], kept: KeptIndex | None = None
+    ) -> None:
         self._lines, self._reader, self.index_of_file, self._places = lines, reader, index, places
+        self._kept = kept
 
     @cached_property
     def hashes(self) -> Mapping[str, Hashes[int]]:
@@ -52,6 +58,27 @@ class FileRows(StoredRows[Row]):
         """For each row 1 if its id is the number of its line, otherwise 0."""
         return bytearray(self.index_of_file.numbered[place] for place in self._places)
 
+    def has_passed(self, how: object) -> bool:
+        """Whether these rows have passed a check before.
+
+        Args:
+            how: All that the check depends on, beside the rows, as JSON has it; None if that is not known.
+        """
+        return how is not None and self._kept is not None and self._kept.has(self._named(how))
+
+    def keep_passed(self, how: object) -> None:
+        """Record that these rows have passed a check.
+
+        Args:
+            how: As for `has_passed`.
+        """
+        if how is not None and self._kept is not None:
+            self._kept.keep(self._named(how))
+
+    def _named(self, how: object) -> str:
+        rows = hashlib.sha256(array("Q", self._places)).hexdigest()
+        return json.dumps([rows, how], sort_keys=True)
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -61,7 +88,7 @@ class FileRows(StoredRows[Row]):
     def of(self, places: Sequence[int]) -> FileRows:
         own = self._places
         kept = own[_slice(places)] if isinstance(places, range) else array("Q", (own[place] for place in places))
-        return FileRows(self._lines, self._reader, self.index_of_file, kept)
+        return FileRows(self._lines, self._reader, self.index_of_file, kept, self._kept)
 
 
 class FileExamples(StoredRows[Example]):
@@ -135,26 +162,18 @@ def read_large_rows(
         return None
     again = json_lines if path.suffix.lower() == ".jsonl" else parquet_rows
     reader = RowReader(columns, target_needed, lambda: again(path, where))
-    folder_of_index = IndexFolder(cache_folder() / "rows")
-    place = folder_of_index.place(lines, {"columns": columns.model_dump(), "target": target_needed})
-    if index := folder_of_index.read(place, lines):
-        return FileRows(lines, reader, index, range(len(lines)))
-    rows = _checked(lines, reader, progress)
-    if not len(rows):
-        raise no_rows(source_name(source, folder))
-    folder_of_index.write(place, lines, rows.index_of_file)
-    return rows
-
-
-def _checked(lines: Lines, reader: RowReader, progress: Progress) -> FileRows:
-    """All rows of a file, each of which is read once."""
+    kept = KeptIndex(cache_folder() / "rows", lines, {"columns": columns.model_dump(), "target": target_needed})
+    if index := kept.read(lines):
+        return FileRows(lines, reader, index, range(len(lines)), kept)
     index = RowIndex()
     for placed in lines.scan(progress):
         index.add(reader.row(placed))
-    rows = FileRows(lines, reader, index, range(len(lines)))
-    places_by_id: dict[str, str] = {}
+    if not len(lines):
+        raise no_rows(source_name(source, folder))
+    rows, places_by_id = FileRows(lines, reader, index, range(len(lines)), kept), dict[str, str]()
     for row in repeating(rows, ["id"]):
         check_id(row, places_by_id)
+    kept.write(lines, index)
     return rows
 
 

@@ -22,7 +22,8 @@ from agentopt.taskfile.data import Row
 from agentopt.taskfile.loading import load_task
 from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
-from agentopt.taskfile.scoring import Rows, check_targets
+from agentopt.taskfile.row_checks import Rows
+from agentopt.taskfile.scoring import check_targets
 
 Edit = Callable[[dict[str, Any]], None]
 

@@ -348,7 +348,7 @@ class Hub:
         return self.answer
 
 
-def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, list[Row]]:
+def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, Sequence[Row]]:
     write(folder, [])
     found, _ = read_dataset(
         DataSpec(source=source, reader="reader.py:read"), folder, Functions(folder), "data", hub=hub

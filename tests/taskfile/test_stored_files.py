@@ -270,7 +270,11 @@ def answer(request: Request, repeat: int) -> str:
     return str(int(60 * draw(request.messages[-1].content, repeat)))
 
 
-def test_a_task_with_a_large_file_is_loaded_and_checked(tmp_path: Path) -> None:
+def refuse(done: int, total: int) -> None:
+    raise AssertionError("the rows are read again")
+
+
+def test_a_task_with_a_large_file_is_loaded_and_checked(tmp_path: Path, cache: Path) -> None:
     spec = {
         "name": "large",
         "data": {"validation": "validation.jsonl", "test": "test.jsonl", "limit": {"test": 150}},
@@ -289,6 +293,9 @@ def test_a_task_with_a_large_file_is_loaded_and_checked(tmp_path: Path) -> None:
     assert [len(test), test[149].id, test[149].target] == [150, "150", "yes"]
     assert validation == (Example("1", {"question": "a"}, "no"),)
     assert shown[-1] == (os.path.getsize(tmp_path / "test.jsonl"),) * 2
+    before = len(list(cache.iterdir()))
+    assert load_task(tmp_path, progress=refuse).splits["test"][149] == test[149]
+    assert [len(list(cache.iterdir())), before] == [2, 2]  # the index, and that the targets were checked
     for wrong, problem in (("maybe", "no option of say is right"), ({"a": 1}, "target must be a string, a number")):
         write(tmp_path / "test.jsonl", [*rows, {"question": "last", "target": wrong}])
         with pytest.raises(TaskError, match=rf"test\.jsonl:171: .*{problem}"):
@@ -432,7 +439,7 @@ def test_another_content_has_another_index_whatever_its_size_and_time(tmp_path: 
 def test_a_damaged_index_is_written_anew(tmp_path: Path, cache: Path, damaged: Any) -> None:
     path = write(tmp_path / "test.jsonl", given_rows(0))
     assert shown_when_read(path)[1] == 1
-    (index,) = cache.iterdir()
+    (index,) = cache.glob("*.index")
     index.write_bytes(damaged(index.read_bytes()))
     assert shown_when_read(path) == (in_memory(path), 1)
     assert shown_when_read(path)[1] == 0
