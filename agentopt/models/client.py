@@ -7,6 +7,7 @@ wait for a slot, reserve the worst case, enter it in the ledger, send, and commi
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -97,7 +98,7 @@ class ModelClient:
         )
         self._fatal: dict[str, tuple[float, PermanentModelError]] = {}
         self._overruns = Overruns()
-        self._reused: dict[tuple[str, int], float] = {}
+        self._reused, self._reused_times = set[int](), (math.inf, -math.inf)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
         self._closing, self._in_flight = Closing(), 0
@@ -110,7 +111,7 @@ class ModelClient:
         """The responses of earlier sessions that this one used, each counted once."""
         if not self._reused:
             return CacheUse()
-        return CacheUse(len(self._reused), min(self._reused.values()), max(self._reused.values()))
+        return CacheUse(len(self._reused), *self._reused_times)
 
     def spec(self, model: str) -> ModelSpec:
         """Return the catalogue entry of a model."""
@@ -194,7 +195,9 @@ class ModelClient:
     def _response(self, call: Call, found: Mapping[int, Stored]) -> Response:
         for repeat, stored in found.items():
             if stored.created < self._journal.opened:
-                self._reused[call.key, repeat] = stored.created
+                self._reused.add(hash((call.key, repeat)))  # a million keys themselves would take 300 MB
+                oldest, newest = self._reused_times
+                self._reused_times = min(oldest, stored.created), max(newest, stored.created)
         requests = -(-len(found) // self._most_choices(call))
         return replace(response_of(found, self._journal.opened), requests=requests)
 
