@@ -286,7 +286,7 @@ class Journal:
         sessions = self._reader.rows(spans.where(of_run).group_by(c.session))
         return Spend(
             {row[0]: Usage(*row[1:]) for row in by_purpose},
-            {"cut off by a crash" if row[0] == IN_FLIGHT else row[0]: row[1] for row in failed},
+            {"cut off, counted at the worst case" if row[0] == IN_FLIGHT else row[0]: row[1] for row in failed},
             _covered((start, end) for start, end in sessions),
         )
 

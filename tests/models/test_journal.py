@@ -145,7 +145,7 @@ async def test_a_call_in_flight_at_a_crash_is_charged_at_its_worst_case(journal:
     await journal.open("run", REQUEST, worst)
     after = Journal(tmp_path / "journal.db")
     assert after.spend("run").by_purpose == {"samples": worst}
-    assert after.spend("run").failures == {"cut off by a crash": 1}
+    assert after.spend("run").failures == {"cut off, counted at the worst case": 1}
     await after.aclose()
 
 

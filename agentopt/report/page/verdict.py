@@ -123,10 +123,11 @@ def _costs(archive: RunArchive, chosen: Finalist, role: Role) -> Iterator[str]:
     usd = difference_of(ours, baseline, usd_of)
     if usd and (ours.evaluation.usd_per_example or baseline.evaluation.usd_per_example):
         change, more = format_usd(1000 * abs(usd[0])), "less" if usd[0] < 0 else "more"
+        costs, before_costs = (format_usd(1000 * trial.evaluation.usd_per_example) for trial in (ours, baseline))
         ends = f" (95% interval {_signed(1000 * usd[1].low)} to {_signed(1000 * usd[1].high)})" if usd[1] else ""
         yield (
-            f"Per 1,000 requests, the {name} candidate costs {format_usd(1000 * ours.evaluation.usd_per_example)} USD "
-            f"and the baseline {format_usd(1000 * baseline.evaluation.usd_per_example)} USD: {change} USD {more}{ends}."
+            f"Per 1,000 requests on validation, the {name} candidate costs {costs} USD "
+            f"and the baseline {before_costs} USD: {change} USD {more}{ends}."
         )
     if archive.cost_in not in ("usd", "seconds"):
         units, before_units = (cost_in_words(trial.units, archive.cost_in) for trial in (ours, baseline))
@@ -137,8 +138,8 @@ def _costs(archive: RunArchive, chosen: Finalist, role: Role) -> Iterator[str]:
         low, high = (rounded(end, 2) for end in (of_mean.low, of_mean.high)) if of_mean else (mean, mean)
         ends = f" (95% interval {low:+.2f} to {high:+.2f} s)" if of_mean else ""
         yield (
-            f"The median latency of the {name} candidate is {median:.2f} s and that of the baseline {before:.2f} s; "
-            f"the mean differs by {mean:+.2f} s{ends}."
+            f"The median latency on validation of the {name} candidate is {median:.2f} s and that of the baseline "
+            f"{before:.2f} s; the mean differs by {mean:+.2f} s{ends}."
         )
 
 
