@@ -74,9 +74,11 @@ def read_only(folder: Path) -> list[str]:
     """A command's beginning that starts it as the image does: another user, one folder and /tmp to write to."""
     bubblewraps = [way.executable for way in available() if isinstance(way, Bubblewrap)]
     begins = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    # The project and its interpreter may be in /tmp, too.
+    needed = [part for place in (ROOT, sys.prefix, sys.base_prefix) for part in ("--ro-bind", str(place), str(place))]
     user = ["--unshare-user", "--uid", str(USER), "--gid", str(USER)]
     for executable in bubblewraps:
-        command = [executable, *begins, "--bind", str(folder), str(folder), "--chdir", str(folder), *user]
+        command = [executable, *begins, *needed, "--bind", str(folder), str(folder), "--chdir", str(folder), *user]
         if not subprocess.run([*command, "true"], capture_output=True).returncode:
             return command
     pytest.skip("no bubblewrap works on this machine")
