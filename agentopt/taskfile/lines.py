@@ -150,6 +150,6 @@ class Lines(Sequence[Placed]):
 
 
 def _stamp(file: BufferedReader) -> tuple[int, int, int, int]:
-    """What tells a file from another one, and from a changed one."""
+    """What distinguishes a file from another one, and from a changed one."""
     found = os.fstat(file.fileno())
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_dev

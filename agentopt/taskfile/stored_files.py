@@ -1,6 +1,6 @@
 """Rows of a large file: each is read and checked once, and read again when it is needed.
 
-In memory are the place of each row in the file and the hashes that tell which rows may be equal, about 50 bytes a row.
+In memory are the place of each row in the file and the hashes that show which rows may be equal, about 50 bytes a row.
 """
 
 from __future__ import annotations
