@@ -127,14 +127,18 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("lines", BAD.values(), ids=BAD)
-def test_a_bad_row_is_refused_in_the_same_words(tmp_path: Path, lines: list[str]) -> None:
-    path = write(tmp_path / "test.jsonl", lines)
+def assert_refused_in_the_same_words(path: Path) -> None:
     with pytest.raises(TaskError) as expected:
         in_memory(path)
     with pytest.raises(TaskError) as found:
         in_file(path)
     assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("lines", BAD.values(), ids=BAD)
+def test_a_bad_row_is_refused_in_the_same_words(tmp_path: Path, lines: list[str]) -> None:
+    path = write(tmp_path / "test.jsonl", lines)
+    assert_refused_in_the_same_words(path)
 
 
 def test_a_file_that_is_not_utf_8_is_refused_in_the_same_words(tmp_path: Path) -> None:
@@ -344,11 +348,7 @@ def test_a_row_of_a_large_parquet_file_is_refused_in_the_same_words(tmp_path: Pa
     ]
     for name, table in tables:
         path = parquet(tmp_path / f"{name}.parquet", table)
-        with pytest.raises(TaskError) as expected:
-            in_memory(path)
-        with pytest.raises(TaskError) as found:
-            in_file(path)
-        assert str(found.value) == str(expected.value)
+        assert_refused_in_the_same_words(path)
 
 
 def test_a_parquet_file_is_copied_once_and_old_copies_are_removed(tmp_path: Path) -> None:
